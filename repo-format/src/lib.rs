@@ -1,2 +1,47 @@
 #![no_std]
-//! x
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+//! The bytes of a relict repository, and nothing else: types, encode, decode, validate.
+//!
+//! No I/O, no clock, no randomness, no compression, no encryption, and no `std`: what the crate cannot
+//! do it cannot do wrong. Every decoder accepts exactly the bytes its encoder writes (one encoding for
+//! one value), allocates only what the input's own length has already paid for, and never panics.
+//! SPEC.md describes the same bytes in prose; `tests/spec.rs` holds the two together.
+
+extern crate alloc;
+
+mod border;
+mod error;
+mod header;
+mod id;
+mod journal;
+mod key;
+mod key_slot;
+mod node;
+mod package;
+mod point;
+mod segment;
+mod value;
+mod wire;
+
+pub use border::{NODE_MAX_BYTES, NODE_MEAN_EXTRA_BYTES, NODE_MIN_BYTES, entry_bytes, is_border};
+pub use error::{FormatError, Problem, Result};
+pub use header::{Encryption, Features, RepoHeader, StoreKind};
+pub use id::{CheckSum, ChunkId, PackageId, PointId, RepoId, check_of};
+pub use journal::{JOURNAL_MAX_BYTES, JournalRecord};
+pub use key::{Key, KeyKind, MAX_NAME_BYTES, TREE_INO, ROOT_INO};
+pub use key_slot::{KdfParams, KeySlot, WRAPPED_KEY_BYTES};
+pub use node::{Child, NODE_HEADER_BYTES, Node, NodeWriter};
+pub use package::{
+    FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader,
+    PackageKind,
+};
+pub use point::{Counts, PointRecord, SourceKind};
+pub use segment::{
+    Codec, MAX_CHUNK_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES, SEGMENT_HEADER_BYTES,
+    SegmentHeader, SegmentKind, TABLE_ENTRY_BYTES, TableEntry,
+};
+pub use value::{Device, Dirent, Extent, FileKind, Inode, MAX_XATTR_BYTES, SourceIdentity, Time};
+
+/// The format version this crate reads and writes (SPEC.md section 2).
+pub const FORMAT_VERSION: u32 = 1;
