@@ -1,0 +1,149 @@
+//! The one error type of the library: what kind it is (which decides the exit code), what happened to
+//! which file or chunk, what it means for the data, and what to do next.
+
+use std::fmt;
+use std::io;
+
+/// Result of everything fallible here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, as scripts need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// An option or argument is wrong.
+    Usage,
+    /// No repository where one was expected.
+    NoRepository,
+    /// Another process holds the writer lease.
+    Locked,
+    /// No key slot opens with this password.
+    WrongPassword,
+    /// The repository was made by a newer program.
+    NewerFormat,
+    /// Stored bytes are not what was written.
+    Damaged,
+    /// Something named does not exist.
+    NotFound,
+    /// No room left on a device.
+    NoSpace,
+    /// The target cannot be written.
+    ReadOnly,
+    /// A source or target file gave an error.
+    Io,
+    /// The user or the system asked to stop.
+    Interrupted,
+}
+
+impl ErrorKind {
+    /// The exit code of a command that ends with this error (SPEC.md section 11).
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::NoRepository => 10,
+            Self::Locked => 11,
+            Self::WrongPassword => 12,
+            Self::Interrupted => 130,
+            _ => 1,
+        }
+    }
+}
+
+/// An error for people.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    advice: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of a kind, with what happened.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), advice: None, source: None }))
+    }
+
+    /// Stored bytes are wrong.
+    pub fn damaged(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Damaged, message)
+    }
+
+    /// An operating system error while doing `what`; its kind follows from errno.
+    pub fn io(what: impl Into<String>, error: io::Error) -> Self {
+        let kind = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
+            Some(libc::EROFS) => ErrorKind::ReadOnly,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, what).because(error)
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice = Some(advice.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Puts `what` in front of the message.
+    #[must_use]
+    pub fn context(mut self, what: impl fmt::Display) -> Self {
+        self.0.message = format!("{what}: {}", self.0.message);
+        self
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What to do next, if there is advice.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.0.advice.as_deref()
+    }
+
+    /// The operating system's error number, where one is the cause.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        let source = self.0.source.as_deref()?;
+        source.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        match &self.0.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<repo_format::FormatError> for Error {
+    fn from(error: repo_format::FormatError) -> Self {
+        let kind = match error.problem {
+            repo_format::Problem::Version => ErrorKind::NewerFormat,
+            _ => ErrorKind::Damaged,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
