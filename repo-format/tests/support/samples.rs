@@ -261,7 +261,7 @@ fn package_footer() -> Record {
     let end = bytes.len() - FOOTER_TRAILER_BYTES;
     // As a reader does it: length from the trailer, then the whole.
     let again = |b: &[u8]| {
-        let trailer = b.len().checked_sub(FOOTER_TRAILER_BYTES).unwrap_or_default();
+        let trailer = b.len().saturating_sub(FOOTER_TRAILER_BYTES);
         let known = PackageFooter::encoded_bytes(&b[trailer..])?;
         let wrong = FormatError { record: "package footer", at: 0, problem: Problem::Truncated };
         if known == b.len() { PackageFooter::decode(b, FOOTER_AT).map(|f| f.encode()) } else { Err(wrong) }
