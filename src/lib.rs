@@ -6,5 +6,7 @@
 //! {mount, restore} <- cli; `os` and `error` stand below all.
 
 pub mod error;
+pub mod os;
+pub mod store;
 
 pub use error::{Error, ErrorKind, Result};
