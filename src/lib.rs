@@ -5,6 +5,7 @@
 //! `cli` is what people type. Arrows point at what is used: store <- catalog <- {ingest, view} <-
 //! {mount, restore} <- cli; `os` and `error` stand below all.
 
+pub mod catalog;
 pub mod error;
 pub mod os;
 pub mod store;
