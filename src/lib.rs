@@ -7,5 +7,7 @@
 
 pub mod catalog;
 pub mod error;
+pub mod os;
+pub mod store;
 
 pub use error::{Error, ErrorKind, Result};
