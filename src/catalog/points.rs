@@ -65,7 +65,7 @@ impl Points {
     }
 
     /// The points that `filter` admits, oldest first.
-    pub fn filtered<'a>(&'a self, filter: &'a Filter) -> impl DoubleEndedIterator<Item = &'a PointRecord> {
+    pub fn filtered<'a, 'f>(&'a self, filter: &'f Filter) -> impl DoubleEndedIterator<Item = &'a PointRecord> + use<'a, 'f> {
         self.0.iter().filter(|p| filter.admits(p))
     }
 

@@ -145,12 +145,6 @@ impl<'s> Segments<'s> {
             if self.shared.stopping() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            // A hole needs no reading.
-            let data = crate::os::seek_data(file, at)?.unwrap_or(end).min(end);
-            if data > at {
-                at = data;
-                continue;
-            }
             let len = bytes_usize(end - at).min(COMPARE_BYTES);
             self.buffer.resize(len, 0);
             read_at(file, &mut self.buffer, at)?;

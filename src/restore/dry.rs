@@ -1,6 +1,6 @@
 //! What a restore would do to one file, without doing it.
 
-use super::Overwrite;
+use super::{Overwrite, meta};
 use super::report::Progress;
 use super::shared::Shared;
 use super::window::NodeJob;
@@ -20,11 +20,13 @@ pub(super) fn count(shared: &Shared<'_>, job: &NodeJob<'_>) {
     let writes = match there {
         None => &progress.created,
         Some(_) if shared.overwrite == Overwrite::Never => &progress.kept,
-        Some(stat) if stat.kind() == Some(FileKind::Dir) => {
+        Some(stat) if stat.is_dir() => {
             return shared.found(job.path(), "a directory stands in its place".to_owned());
         }
         Some(stat) => {
-            let same = stat.kind() == Some(inode.kind()) && stat.size == inode.size && stat.mtime == inode.mtime;
+            let same = FileKind::from_mode(stat.mode) == Some(inode.kind())
+                && stat.size == inode.size
+                && meta::time_of(&stat) == inode.mtime;
             if same && shared.overwrite == Overwrite::IfChanged { &progress.unchanged } else { &progress.replaced }
         }
     };

@@ -10,8 +10,8 @@ use super::report::{Finding, Progress};
 use super::shared::Shared;
 use super::window::{NodeJob, PartJob};
 use super::{Mode, Overwrite};
-use crate::os::{Dir, Stat};
-use repo_format::{FileKind, Inode};
+use crate::os::{Dir, Stat, stat_file, write};
+use repo_format::Inode;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -152,8 +152,8 @@ fn begin(shared: &Shared<'_>, job: &NodeJob<'_>, right: &mut dyn FnMut(&File) ->
 
 fn begin_compare(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Result<Option<Opened>> {
     let file = dir.open_file(&job.name)?;
-    let stat = Stat::of(&file)?;
-    if stat.kind() == Some(FileKind::File) && stat.size == job.inode().size {
+    let stat = stat_file(&file)?;
+    if stat.is_file() && stat.size == job.inode().size {
         return Ok(Some(Opened { file, temporary: None, why: Why::Compared }));
     }
     let what = format!("it is not a file of {} bytes any more", job.inode().size);
@@ -188,7 +188,7 @@ pub(super) fn may_replace(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> 
         Progress::add(&shared.progress.kept, 1);
         return Ok(false);
     }
-    if dir.stat(&job.name)?.kind() == Some(FileKind::Dir) {
+    if dir.stat(&job.name)?.is_dir() {
         let what = "a directory stands in its place; move it away and restore again".to_owned();
         shared.found(job.path(), what);
         return Ok(false);
@@ -221,13 +221,13 @@ fn open_right(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Result<O
         return Ok(None);
     }
     let Ok(file) = dir.open_file(&job.name) else { return Ok(None) };
-    let stat = Stat::of(&file)?;
+    let stat = stat_file(&file)?;
     let safe = stat.nlink == 1 || meta::is_right(shared, &file, &stat, &job.head)?;
     Ok(Some(file).filter(|_| safe && looks_right(&stat, job.inode())))
 }
 
 fn looks_right(stat: &Stat, inode: &Inode) -> bool {
-    stat.kind() == Some(FileKind::File) && stat.size == inode.size && stat.mtime == inode.mtime
+    stat.is_file() && stat.size == inode.size && meta::time_of(stat) == inode.mtime
 }
 
 fn is_right(segments: &mut Segments<'_>, file: &File, job: &NodeJob<'_>) -> io::Result<bool> {
@@ -273,7 +273,8 @@ fn complete(shared: &Shared<'_>, job: &NodeJob<'_>, opened: &Opened, damage: &Da
     let plain = job.dir.state().is_some_and(|d| d.plain);
     meta::finish_file(shared, &opened.file, &job.head, &place, plain, whole)?;
     if let Some(temporary) = &opened.temporary {
-        job.dir.open()?.rename(temporary, &job.name)?;
+        let dir = job.dir.open()?;
+        write::rename(&dir, temporary, &dir, &job.name)?;
     }
     if job.inode().nlink <= 1 {
         meta::set_flags(shared, &opened.file, &job.head, &place);

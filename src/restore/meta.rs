@@ -10,20 +10,17 @@ use super::lookup::Head;
 use super::report::Finding;
 use super::shared::Shared;
 use crate::catalog::points::printable;
-use crate::os::{self, Dir, Stat};
-use repo_format::{FileKind, Inode};
+use crate::os::{self, Dir, Stat, write, xattr};
+use repo_format::{FileKind, Inode, Time};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::unix::fs::{PermissionsExt, fchown};
 
 const PERMISSIONS: u32 = 0o7777;
 const SET_ID: u32 = 0o6000;
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
-/// Inode flags that mean the same on every file system and that restoring sets: append-only, immutable,
-/// no-dump, no-atime, synchronous, directory-synchronous, top of hierarchy. The others describe storage.
-const SETTABLE_FLAGS: u32 = 0x20 | 0x10 | 0x40 | 0x80 | 0x08 | 0x1_0000 | 0x2_0000;
 
 /// What is being given attributes.
 pub(super) struct Place<'a> {
@@ -44,16 +41,16 @@ pub(super) fn first_mode(shared: &Shared<'_>, head: &Head) -> u32 {
 /// Makes a directory, open to us alone, or takes the one that is there; true when it was made.
 /// What is no directory makes room for one.
 pub(super) fn make_dir(shared: &Shared<'_>, above: &Dir, name: &[u8]) -> io::Result<(Dir, bool)> {
-    let fresh = match above.make_dir(name, 0o700) {
+    let fresh = match above.mkdir(name, 0o700) {
         Ok(()) => true,
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            if above.stat(name)?.kind() == Some(FileKind::Dir) {
+            if above.stat(name)?.is_dir() {
                 false
             } else if shared.overwrite == super::Overwrite::Never {
                 return Err(io::Error::other("something else has its name"));
             } else {
                 above.unlink(name)?;
-                above.make_dir(name, 0o700)?;
+                above.mkdir(name, 0o700)?;
                 true
             }
         }
@@ -62,9 +59,9 @@ pub(super) fn make_dir(shared: &Shared<'_>, above: &Dir, name: &[u8]) -> io::Res
     let dir = above.open_dir(name)?;
     if !fresh && !shared.us.is_root() {
         // Ours, but closed to us: it gets its own mode when it is finished.
-        let stat = Stat::of(&dir)?;
+        let stat = dir.stat_self()?;
         if stat.uid == shared.us.uid && stat.mode & 0o700 != 0o700 {
-            os::set_mode(&dir, stat.mode & 0o777 | 0o700)?;
+            dir.set_mode_self(stat.mode & 0o777 | 0o700)?;
         }
     }
     Ok((dir, fresh))
@@ -72,17 +69,17 @@ pub(super) fn make_dir(shared: &Shared<'_>, above: &Dir, name: &[u8]) -> io::Res
 
 /// Whether what is made in `dir` gets our group and no access list from it.
 pub(super) fn inherits_nothing(shared: &Shared<'_>, dir: &Dir) -> bool {
-    let ours = Stat::of(dir).is_ok_and(|stat| stat.gid == shared.us.gid);
-    ours && matches!(os::get_xattr(dir, DEFAULT_ACL), Ok(None) | Err(_))
+    let ours = dir.stat_self().is_ok_and(|stat| stat.gid == shared.us.gid);
+    ours && matches!(xattr::get_fd(dir, DEFAULT_ACL), Ok(None) | Err(_))
 }
 
 /// Takes away what a directory that we made has from the one above it.
 pub(super) fn drop_inherited(shared: &Shared<'_>, dir: &Dir) {
     for name in [DEFAULT_ACL, ACCESS_ACL] {
-        let _ = os::remove_xattr(dir, name);
+        let _ = xattr::remove_xattr_fd(dir, name);
     }
-    let _ = os::set_owner(dir, shared.us.uid, shared.us.gid);
-    let _ = os::set_mode(dir, 0o700);
+    let _ = dir.set_owner_self(shared.us.uid, shared.us.gid);
+    let _ = dir.set_mode_self(0o700);
 }
 
 /// All attributes of a file but the flags that would forbid its renaming.
@@ -99,20 +96,21 @@ pub(super) fn finish_file(
 ) -> io::Result<()> {
     let there = if place.fresh && plain { assumed(shared, head) } else { There::of(file)? };
     give(shared, file, head, place, &there);
-    let time_is_right = !place.fresh && there.stat.as_ref().is_some_and(|s| s.mtime == head.inode.mtime);
+    let time_is_right = !place.fresh && there.stat.as_ref().is_some_and(|s| time_of(s) == head.inode.mtime);
     if whole && !time_is_right {
-        trouble(shared, place, "its time", os::set_times(file, head.inode.mtime));
+        trouble(shared, place, "its time", set_time(file, head.inode.mtime));
     }
     Ok(())
 }
 
 /// All attributes of a directory.
 pub(super) fn finish_dir(shared: &Shared<'_>, dir: &Dir, head: &Head, place: &Place<'_>) {
+    let dir = dir.as_file();
     match There::of(dir) {
         Ok(there) => give(shared, dir, head, place, &there),
         Err(error) => trouble(shared, place, "its attributes", Err(error)),
     }
-    trouble(shared, place, "its time", os::set_times(dir, head.inode.mtime));
+    trouble(shared, place, "its time", set_time(dir, head.inode.mtime));
     set_flags(shared, dir, head, place);
 }
 
@@ -126,9 +124,9 @@ pub(super) fn finish_node(shared: &Shared<'_>, dir: &Dir, name: &[u8], head: &He
             dir.set_mode(name, mode)?;
         }
         for (key, value) in &head.xattrs {
-            xattr_trouble(shared, place, key, dir.set_xattr(name, key, value));
+            xattr_trouble(shared, place, key, xattr::set_xattr_at(dir, name, key, value));
         }
-        dir.set_times(name, inode.mtime)
+        dir.set_times(name, os_time(inode.mtime), None)
     });
     trouble(shared, place, "its attributes", done);
 }
@@ -144,27 +142,27 @@ struct There {
 }
 
 impl There {
-    fn of(file: &impl AsFd) -> io::Result<Self> {
-        let stat = Stat::of(file)?;
+    fn of(file: &File) -> io::Result<Self> {
+        let stat = os::stat_file(file)?;
         Ok(Self { uid: stat.uid, gid: stat.gid, mode: stat.mode & PERMISSIONS, xattrs: true, stat: Some(stat) })
     }
 }
 
 /// What a file is that was created in a directory that hands nothing down.
 fn assumed(shared: &Shared<'_>, head: &Head) -> There {
-    let mode = first_mode(shared, head) & !shared.us.umask;
+    let mode = first_mode(shared, head);
     There { uid: shared.us.uid, gid: shared.us.gid, mode, xattrs: false, stat: None }
 }
 
 /// Owner, mode, extended attributes.
-fn give(shared: &Shared<'_>, file: &impl AsFd, head: &Head, place: &Place<'_>, there: &There) {
+fn give(shared: &Shared<'_>, file: &File, head: &Head, place: &Place<'_>, there: &There) {
     let inode = &head.inode;
     let wanted = inode.mode & PERMISSIONS;
-    let given = owner(shared, place, inode, (there.uid, there.gid), &|uid, gid| os::set_owner(file, uid, gid));
+    let given = owner(shared, place, inode, (there.uid, there.gid), &|uid, gid| fchown(file, Some(uid), Some(gid)));
     let mode = if given { wanted } else { wanted & !SET_ID };
     let chowned = (there.uid, there.gid) != (inode.uid, inode.gid) && given;
     if there.mode != mode || (chowned && mode & SET_ID != 0) {
-        trouble(shared, place, "its mode", os::set_mode(file, mode));
+        trouble(shared, place, "its mode", file.set_permissions(std::fs::Permissions::from_mode(mode)));
     }
     if there.xattrs || !head.xattrs.is_empty() {
         xattrs(shared, file, head, place, there.xattrs);
@@ -196,23 +194,21 @@ fn owner(
     }
 }
 
-fn xattrs(shared: &Shared<'_>, file: &impl AsFd, head: &Head, place: &Place<'_>, may_have: bool) {
+fn xattrs(shared: &Shared<'_>, file: &File, head: &Head, place: &Place<'_>, may_have: bool) {
     let mut there: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     if may_have {
-        match os::list_xattrs(file) {
+        match xattr::read_all(file) {
             Ok(all) => there.extend(all),
-            // A file system without them has none to remove.
-            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
             Err(e) => trouble(shared, place, "its extended attributes", Err(e)),
         }
     }
     for (name, value) in &head.xattrs {
         if there.remove(&name[..]).as_deref() != Some(value) {
-            xattr_trouble(shared, place, name, os::set_xattr(file, name, value));
+            xattr_trouble(shared, place, name, xattr::set_xattr_fd(file, name, value));
         }
     }
     for name in there.keys().filter(|name| removable(name)) {
-        xattr_trouble(shared, place, name, os::remove_xattr(file, name));
+        xattr_trouble(shared, place, name, xattr::remove_xattr_fd(file, name));
     }
 }
 
@@ -234,26 +230,21 @@ fn xattr_trouble(shared: &Shared<'_>, place: &Place<'_>, name: &[u8], done: io::
 
 /// Whether the inode has flags that restoring sets.
 pub(super) const fn has_settable_flags(inode: &Inode) -> bool {
-    inode.flags & SETTABLE_FLAGS != 0
+    inode.flags & os::USER_FLAGS != 0
 }
 
 /// Sets inode flags; after this the file may not be changed any more.
-pub(super) fn set_flags(shared: &Shared<'_>, file: &impl AsFd, head: &Head, place: &Place<'_>) {
+pub(super) fn set_flags(shared: &Shared<'_>, file: &File, head: &Head, place: &Place<'_>) {
     if !has_settable_flags(&head.inode) {
         return;
     }
-    let done = os::get_flags(file).and_then(|there| {
-        let wanted = there & !SETTABLE_FLAGS | head.inode.flags & SETTABLE_FLAGS;
-        if wanted == there { Ok(()) } else { os::set_flags(file, wanted) }
-    });
-    match done {
+    match os::set_inode_flags(file, head.inode.flags) {
+        Ok(0) => {}
+        Ok(_) => shared.log.note("inode flags that the target's file system does not have", || printable(&(place.path)())),
         Err(e) if !shared.us.is_root() && e.raw_os_error() == Some(libc::EPERM) => {
             shared.log.note("inode flags not restored, because only root can", || printable(&(place.path)()));
         }
-        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) || e.raw_os_error() == Some(libc::ENOTTY) => {
-            shared.log.note("the target's file system has no inode flags", || printable(&(place.path)()));
-        }
-        other => trouble(shared, place, "its inode flags", other),
+        Err(e) => trouble(shared, place, "its inode flags", Err(e)),
     }
 }
 
@@ -266,6 +257,20 @@ pub(super) fn late_flags(shared: &Shared<'_>, dir: &DirNode<'_>, name: &[u8], he
     }
 }
 
+/// A time as `os` has it.
+const fn os_time(time: Time) -> os::Time {
+    os::Time { sec: time.sec, nsec: time.nsec }
+}
+
+/// The modification time that a file has.
+pub(super) const fn time_of(stat: &Stat) -> Time {
+    Time { sec: stat.mtime.sec, nsec: stat.mtime.nsec }
+}
+
+fn set_time(file: &File, mtime: Time) -> io::Result<()> {
+    write::set_times_file(file, os_time(mtime), None)
+}
+
 /// Whether an existing file has all the attributes that it should have.
 pub(super) fn is_right(shared: &Shared<'_>, file: &File, stat: &Stat, head: &Head) -> io::Result<bool> {
     let inode = &head.inode;
@@ -274,7 +279,7 @@ pub(super) fn is_right(shared: &Shared<'_>, file: &File, stat: &Stat, head: &Hea
     if (!owned && shared.us.is_root()) || (stat.mode ^ wanted) & PERMISSIONS != 0 {
         return Ok(false);
     }
-    let there: HashMap<Vec<u8>, Vec<u8>> = os::list_xattrs(file)?.into_iter().filter(|(n, _)| removable(n)).collect();
+    let there: HashMap<Vec<u8>, Vec<u8>> = xattr::read_all(file)?.into_iter().filter(|(n, _)| removable(n)).collect();
     let wanted = head.xattrs.iter().filter(|(n, _)| removable(n));
     Ok(there.len() == wanted.clone().count() && wanted.clone().all(|(n, v)| there.get(&n[..]).is_some_and(|t| t[..] == v[..])))
 }

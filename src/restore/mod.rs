@@ -158,6 +158,8 @@ impl Plan {
         if self.options.verify && mode == Mode::Restore {
             passes.push(Mode::Verify);
         }
+        // The modes that files are made with are exact; see `meta::first_mode`.
+        let _umask = Umask::set(0);
         let mut all = Report::default();
         for mode in passes {
             self.pass(repo, mode, progress, &log, stop)?;
@@ -231,7 +233,7 @@ impl Plan {
         if missing {
             make_all(path).map_err(failed)?;
         }
-        Ok((Some(Dir::open(path).map_err(failed)?), missing))
+        Ok((Some(Dir::open_root(path).map_err(failed)?), missing))
     }
 
     /// What attributes the target gets: those of the directory restored into it. A target that was there
@@ -245,9 +247,24 @@ impl Plan {
     }
 }
 
+/// Another umask for a while.
+struct Umask(u32);
+
+impl Umask {
+    fn set(mask: u32) -> Self {
+        Self(crate::os::set_umask(mask))
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        crate::os::set_umask(self.0);
+    }
+}
+
 fn make_all(path: &Path) -> std::io::Result<()> {
     if let Some(above) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(above)?;
+        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o755).create(above)?;
     }
     std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(path)
 }

@@ -37,20 +37,13 @@ pub(super) struct Shared<'s> {
 pub(super) struct Us {
     pub uid: u32,
     pub gid: u32,
-    /// Permission bits that new files do not get.
-    pub umask: u32,
 }
 
 impl Us {
-    /// Read from `/proc`, which answers without a system call of our own.
     fn find() -> Self {
         let own = std::fs::metadata("/proc/self");
-        let (uid, gid) = own.map_or((u32::MAX, u32::MAX), |m| (m.uid(), m.gid()));
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let umask = status.lines().find_map(|l| l.strip_prefix("Umask:"));
-        let umask = umask.and_then(|m| u32::from_str_radix(m.trim(), 8).ok());
-        // Not knowing, every mode is set once more.
-        Self { uid, gid, umask: umask.unwrap_or(0o777) }
+        // Without /proc every owner is set, needed or not.
+        Self { uid: crate::os::geteuid(), gid: own.map_or(u32::MAX, |m| m.gid()) }
     }
 
     pub const fn is_root(self) -> bool {

@@ -7,7 +7,7 @@ use super::report::{Finding, Progress};
 use super::shared::Shared;
 use super::window::NodeJob;
 use super::{Mode, Overwrite};
-use crate::os::{Dir, Stat};
+use crate::os::{Dir, FileKind as OsKind, Stat, write};
 use repo_format::FileKind;
 use std::io;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ fn replace(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Result<()> 
     let (temporary, ()) = with_temporary(shared, &mut |name| make(dir, job, name))?;
     finish(shared, dir, job, &temporary, true);
     Progress::add(&shared.progress.replaced, 1);
-    dir.rename(&temporary, &job.name).inspect_err(|_| {
+    write::rename(dir, &temporary, dir, &job.name).inspect_err(|_| {
         let _ = dir.unlink(&temporary);
     })
 }
@@ -73,18 +73,22 @@ fn replace(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Result<()> 
 fn make(dir: &Dir, job: &NodeJob<'_>, name: &[u8]) -> io::Result<()> {
     match &job.target {
         Some(target) => dir.symlink(target, name),
-        None => dir.make_node(name, job.inode().mode & 0o170_700, job.inode().rdev),
+        None => {
+            let kind = OsKind::from_mode(job.inode().mode).ok_or(io::ErrorKind::InvalidInput)?;
+            let rdev = job.inode().rdev.map_or((0, 0), |d| (d.major, d.minor));
+            dir.mknod(name, kind, job.inode().mode & 0o700, rdev)
+        }
     }
 }
 
 fn is_same(dir: &Dir, stat: &Stat, job: &NodeJob<'_>) -> io::Result<bool> {
     let inode = job.inode();
-    if stat.kind() != Some(inode.kind()) {
+    if FileKind::from_mode(stat.mode) != Some(inode.kind()) {
         return Ok(false);
     }
     match &job.target {
         Some(target) => Ok(dir.read_link(&job.name)? == **target),
-        None => Ok(inode.rdev.is_none_or(|rdev| stat.rdev == Some(rdev))),
+        None => Ok(inode.rdev.is_none_or(|d| stat.rdev == (d.major, d.minor))),
     }
 }
 
@@ -120,7 +124,7 @@ fn link_now(shared: &Shared<'_>, job: &LinkJob<'_>) -> io::Result<()> {
     let (from, to) = (job.first.0.open()?, job.dir.open()?);
     let first = &job.first.1;
     if shared.mode == Mode::Restore {
-        match from.link(first, &to, &job.name) {
+        match write::hard_link(&from, first, &to, &job.name) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other,
         }
@@ -136,11 +140,11 @@ fn link_now(shared: &Shared<'_>, job: &LinkJob<'_>) -> io::Result<()> {
         Progress::add(&shared.progress.kept, 1);
         return Ok(());
     }
-    if there.kind() == Some(FileKind::Dir) {
+    if there.is_dir() {
         return Err(io::Error::other("a directory stands in its place"));
     }
-    let (temporary, ()) = with_temporary(shared, &mut |name| from.link(first, &to, name))?;
-    to.rename(&temporary, &job.name).inspect_err(|_| {
+    let (temporary, ()) = with_temporary(shared, &mut |name| write::hard_link(&from, first, &to, name))?;
+    write::rename(&to, &temporary, &to, &job.name).inspect_err(|_| {
         let _ = to.unlink(&temporary);
     })
 }
