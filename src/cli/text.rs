@@ -86,6 +86,12 @@ pub fn json_time(time: Time) -> String {
     format!("{whole}.{:09}Z", time.nsec)
 }
 
+/// Bytes as a JSON string: as they are if they are UTF-8, else as [`escape`] shows them.
+#[must_use]
+pub fn json_text(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_| escape(bytes), str::to_owned)
+}
+
 /// Permission bits as `ls -l` shows them, with the letter of the type in front.
 #[must_use]
 pub fn mode(mode: u32) -> String {

@@ -3,6 +3,7 @@
 use crate::catalog::points::printable;
 use crate::catalog::tree::{self, Range, ReadNodes};
 use crate::error::{Error, ErrorKind, Result};
+use std::collections::HashMap;
 use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, KeyKind, ROOT_INO};
 
 /// Extended attributes: names and values.
@@ -168,4 +169,35 @@ fn nothing(path: &[u8]) -> Error {
 /// The components of a path that mean something.
 pub fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".")
+}
+
+/// A set of inode numbers; they are dense, so it is a set of bit maps.
+#[derive(Debug, Default)]
+pub struct InoSet(HashMap<u64, Box<[u64; 64]>>);
+
+impl InoSet {
+    /// Adds a number; false when the number was in the set already.
+    pub fn insert(&mut self, ino: u64) -> bool {
+        const PAGE: u64 = 64 * 64;
+        let page = self.0.entry(ino / PAGE).or_insert_with(|| Box::new([0; 64]));
+        let (word, bit) = ((ino % PAGE / 64) as usize, 1_u64 << (ino % 64));
+        let Some(word) = page.get_mut(word) else { return false };
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inode_numbers_are_new_once() {
+        let mut set = InoSet::default();
+        for ino in [0, 1, 63, 64, 4095, 4096, u64::MAX] {
+            assert!(set.insert(ino));
+            assert!(!set.insert(ino));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::dir::{DirNode, MOST_DEPTH};
 use super::file::{self, LargeFile};
-use super::lookup::{Head, Name, TreeReader};
+use super::lookup::{Head, InoSet, Name, TreeReader};
 use super::report::Progress;
 use super::select::{Selection, Wanted};
 use super::shared::Shared;
@@ -336,36 +336,5 @@ fn compare_whole(shared: &Shared<'_>, tree: &TreeReader<'_>, ino: u64, size: u64
             return Ok(true);
         }
         start = end;
-    }
-}
-
-/// A set of inode numbers; they are dense, so it is a set of bit maps.
-#[derive(Default)]
-struct InoSet(HashMap<u64, Box<[u64; 64]>>);
-
-impl InoSet {
-    /// False when the number was in the set already.
-    fn insert(&mut self, ino: u64) -> bool {
-        const PAGE: u64 = 64 * 64;
-        let page = self.0.entry(ino / PAGE).or_insert_with(|| Box::new([0; 64]));
-        let (word, bit) = ((ino % PAGE / 64) as usize, 1_u64 << (ino % 64));
-        let Some(word) = page.get_mut(word) else { return false };
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inode_numbers_are_new_once() {
-        let mut set = InoSet::default();
-        for ino in [0, 1, 63, 64, 4095, 4096, u64::MAX] {
-            assert!(set.insert(ino));
-            assert!(!set.insert(ino));
-        }
     }
 }
