@@ -2,10 +2,9 @@
 
 use super::password::PasswordSource;
 use super::progress::Style;
-use super::text::escape_path;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{OpenOptions, Repository, Writer};
-use repo_format::{Encryption, RepoHeader};
+use crate::store::{OpenOptions, Repository, Writer, read_header};
+use repo_format::Encryption;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -81,9 +80,7 @@ impl Context {
     /// # Errors
     /// `NoRepository` when there is none; `NewerFormat` or `Damaged` when the header cannot be used.
     pub fn needs_password(&self) -> Result<bool> {
-        let path = self.repo_path()?;
-        let header = std::fs::read(path.join("relict.toml")).map_err(|e| no_header(path, e))?;
-        Ok(RepoHeader::decode(&header)?.encryption != Encryption::None)
+        Ok(read_header(self.repo_path()?)?.encryption != Encryption::None)
     }
 
     /// How progress is shown.
@@ -97,15 +94,6 @@ impl Context {
     pub const fn chatty(&self) -> bool {
         !self.json && !self.quiet
     }
-}
-
-fn no_header(path: &Path, error: std::io::Error) -> Error {
-    let shown = escape_path(path);
-    if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) {
-        return Error::new(ErrorKind::NoRepository, format!("{shown} is not a repository: it has no file relict.toml"))
-            .advise(format!("check -r and RELICT_REPOSITORY; to make a new repository there, run 'relict init -r {shown}'"));
-    }
-    Error::io(format!("reading {shown}/relict.toml"), error).advise("check that you may read the repository's files")
 }
 
 /// Makes SIGINT and SIGTERM set the stop flag, and a second one end the program at once with code 130.

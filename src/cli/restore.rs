@@ -23,7 +23,7 @@ const SHOWN: usize = 20;
 
 /// Restore a restore point, or a part of it
 #[derive(Debug, Args)]
-#[command(after_help = AFTER)]
+#[command(after_help = format!("{POINTS}\n\n{EXAMPLES}"))]
 pub struct RestoreArgs {
     /// The restore point, and a path in it
     #[arg(value_name = "POINT[:PATH]")]
@@ -53,13 +53,7 @@ pub struct RestoreArgs {
     filter: FilterArgs,
 }
 
-const AFTER: &str = "\
-POINT is one of
-  latest                 the newest restore point
-  latest~1               the one before it; ~N works behind any of these
-  1a2b3c4d               four or more digits of an id
-  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21, 2026-11): the newest point not after it
-
+const EXAMPLES: &str = "\
 Examples:
   relict restore latest:/etc -t /tmp/etc        /tmp/etc becomes what /etc was
   relict restore latest:/etc/fstab -t /tmp/     writes /tmp/fstab
