@@ -8,6 +8,7 @@ use std::io;
 const STACK_NAME_BYTES: usize = 255;
 
 /// A NUL-terminated string for one system call, without an allocation for ordinary names.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one and lives on the stack")]
 pub(super) enum CName {
     Stack([u8; STACK_NAME_BYTES + 1]),
     Heap(CString),

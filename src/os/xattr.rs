@@ -153,8 +153,8 @@ impl Item {
 
     /// `buffer` must have `room` bytes; room 0 asks for the size only.
     fn list_into(&self, buffer: *mut u8, room: usize) -> io::Result<usize> {
-        // SAFETY: the caller gives a buffer with `room` bytes; the path is NUL-terminated.
         check_len(match self {
+            // SAFETY: the caller gives a buffer with `room` bytes; the path is NUL-terminated.
             Self::Open(fd) => unsafe { libc::flistxattr(*fd, buffer.cast(), room) },
             // SAFETY: as above.
             Self::Named(path) => unsafe { libc::llistxattr(path.as_ptr(), buffer.cast(), room) },
@@ -164,8 +164,8 @@ impl Item {
     /// `buffer` must have `room` bytes; room 0 asks for the size only.
     fn get_into(&self, attribute: &CName, buffer: *mut u8, room: usize) -> io::Result<usize> {
         let name = attribute.as_ptr();
-        // SAFETY: the caller gives a buffer with `room` bytes; name and path are NUL-terminated.
         check_len(match self {
+            // SAFETY: the caller gives a buffer with `room` bytes; name and path are NUL-terminated.
             Self::Open(fd) => unsafe { libc::fgetxattr(*fd, name, buffer.cast(), room) },
             // SAFETY: as above.
             Self::Named(path) => unsafe { libc::lgetxattr(path.as_ptr(), name, buffer.cast(), room) },
@@ -175,8 +175,8 @@ impl Item {
     fn set(&self, attribute: &[u8], value: &[u8]) -> io::Result<()> {
         let name = CName::any(attribute)?;
         let (at, len) = (value.as_ptr().cast(), value.len());
-        // SAFETY: `at` has `len` bytes; name and path are NUL-terminated.
         check(match self {
+            // SAFETY: `at` has `len` bytes; name and path are NUL-terminated.
             Self::Open(fd) => unsafe { libc::fsetxattr(*fd, name.as_ptr(), at, len, 0) },
             // SAFETY: as above.
             Self::Named(path) => unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), at, len, 0) },
@@ -186,8 +186,8 @@ impl Item {
 
     fn remove(&self, attribute: &[u8]) -> io::Result<()> {
         let name = CName::any(attribute)?;
-        // SAFETY: name and path are NUL-terminated.
         check(match self {
+            // SAFETY: name and path are NUL-terminated.
             Self::Open(fd) => unsafe { libc::fremovexattr(*fd, name.as_ptr()) },
             // SAFETY: as above.
             Self::Named(path) => unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) },
