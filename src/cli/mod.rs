@@ -5,17 +5,17 @@
 
 mod backup;
 mod cat;
-mod context;
-mod exit;
+pub mod context;
+pub mod exit;
 mod init;
 mod ls;
 mod mount;
 mod out;
-mod password;
-mod progress;
+pub mod password;
+pub mod progress;
 mod restore;
 mod snapshots;
-mod text;
+pub mod text;
 mod umount;
 mod version;
 
