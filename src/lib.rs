@@ -5,6 +5,11 @@
 //! `cli` is what people type. Arrows point at what is used: store <- catalog <- {ingest, view} <-
 //! {mount, restore} <- cli; `os` and `error` stand below all.
 
+pub mod catalog;
+pub mod cli;
 pub mod error;
+pub mod os;
+pub mod restore;
+pub mod store;
 
 pub use error::{Error, ErrorKind, Result};
