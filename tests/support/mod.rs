@@ -2,4 +2,5 @@
 
 pub mod tree_apply;
 pub mod tree_gen;
+pub mod tree_items;
 pub mod walker;

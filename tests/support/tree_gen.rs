@@ -8,7 +8,7 @@
 //! arb_tree()    -> TreePlan -> build(&plan, root)     an empty directory becomes a tree
 //! arb_changes() -> TreePlan -> mutate(&plan, root)    a tree becomes another
 //! ```
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 use proptest::prelude::*;
 
