@@ -5,17 +5,17 @@
 
 mod backup;
 mod cat;
-mod context;
-mod exit;
+pub mod context;
+pub mod exit;
 mod init;
 mod ls;
 mod mount;
 mod out;
-mod password;
-mod progress;
+pub mod password;
+pub mod progress;
 mod restore;
 mod snapshots;
-mod text;
+pub mod text;
 mod umount;
 mod version;
 
@@ -45,12 +45,14 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    failed; nothing was half done
+  1    failed: the output says what, and what to do
+  2    the command line is wrong
   3    done, but something was left out: the output says what
   10   there is no repository
   11   another program is writing to the repository
   12   wrong password
-  130  interrupted";
+  130  interrupted
+  141  whoever read the output went away";
 
 const GLOBAL: &str = "Options of every command";
 
