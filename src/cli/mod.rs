@@ -45,12 +45,14 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    failed; nothing was half done
+  1    failed: the output says what, and what to do
+  2    the command line is wrong
   3    done, but something was left out: the output says what
   10   there is no repository
   11   another program is writing to the repository
   12   wrong password
-  130  interrupted";
+  130  interrupted
+  141  whoever read the output went away";
 
 const GLOBAL: &str = "Options of every command";
 
