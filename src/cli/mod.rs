@@ -3,13 +3,11 @@
 //! Every command is a file here with its arguments and its words. `relict` has no command that deletes;
 //! those are in `relict-maint`, so that a host can be given the one without the other.
 
-mod backup;
 mod cat;
 pub mod context;
 pub mod exit;
 mod init;
 mod ls;
-mod mount;
 mod out;
 pub mod password;
 pub mod progress;
@@ -19,8 +17,6 @@ pub mod text;
 mod umount;
 mod version;
 
-#[cfg(test)]
-mod tests;
 
 use crate::catalog::points::Filter;
 use crate::error::{Error, ErrorKind, Result};
@@ -86,10 +82,8 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::InitArgs),
-    Backup(backup::BackupArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
-    Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Restore(restore::RestoreArgs),
     Cat(cat::CatArgs),
@@ -177,10 +171,8 @@ fn run(cli: Cli) -> Result<Outcome> {
     };
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
-        Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
-        Command::Mount(args) => mount::run(&context, &args),
         Command::Umount(args) => umount::run(&context, &args),
         Command::Restore(args) => restore::run(&context, args),
         Command::Cat(args) => cat::run(&context, &args),
