@@ -7,5 +7,6 @@
 
 pub mod catalog;
 pub mod error;
+pub mod ingest;
 
 pub use error::{Error, ErrorKind, Result};

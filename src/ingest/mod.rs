@@ -1,0 +1,4 @@
+//! Making restore points from a directory tree.
+
+pub mod chunker;
+mod zero;
