@@ -8,5 +8,7 @@
 pub mod catalog;
 pub mod error;
 pub mod ingest;
+pub mod os;
+pub mod store;
 
 pub use error::{Error, ErrorKind, Result};

@@ -177,6 +177,8 @@ where
 {
     let Some((node, _)) = cursor.place() else { return Ok(()) };
     let node = NodeRef::clone(node);
+    // Only the first node of a level can have edits before it. They may end at a border themselves.
+    edits.put_below(first_key(&node), out)?;
     out.replaces(&node);
     for (key, value) in (0..node.len()).filter_map(|index| node.entry(index)) {
         edits.put_below(Some(key), out)?;

@@ -1,0 +1,103 @@
+//! Making a repository: everything is on disk before `relict.toml` makes it one.
+
+use super::files::sync_dir;
+use super::index::Index;
+use super::keys::{DEFAULT_KDF, make_slot, random};
+use super::repository::Unlock;
+use crate::error::{Error, ErrorKind, Result};
+use repo_format::{Encryption, Features, KdfParams, RepoHeader, RepoId, StoreKind};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How to make a repository.
+#[derive(Debug, Clone)]
+pub struct CreateOptions {
+    /// Where package bytes are kept.
+    pub store: StoreKind,
+    /// False for a repository without a password.
+    pub encrypt: bool,
+    /// FastCDC minimum, average and maximum, in bytes.
+    pub chunk_bytes: [u32; 3],
+    /// Cost of the first key slot's password hash.
+    pub kdf: KdfParams,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self { store: StoreKind::Files, encrypt: true, chunk_bytes: [16 << 10, 64 << 10, 256 << 10], kdf: DEFAULT_KDF }
+    }
+}
+
+/// Makes a repository in `path`, which must be empty or not exist.
+///
+/// # Errors
+/// `Usage` when something is there already, `unlock`'s error, or the medium's.
+pub fn create(path: &Path, unlock: &mut Unlock<'_>, options: &CreateOptions) -> Result<RepoHeader> {
+    refuse_occupied(path)?;
+    let header = RepoHeader {
+        repo: RepoId(random()?),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed()),
+        store: options.store,
+        encryption: if options.encrypt { Encryption::Aes256Gcm } else { Encryption::None },
+        chunk_bytes: options.chunk_bytes,
+        features: Features::default(),
+    };
+    RepoHeader::decode(header.encode().as_bytes())
+        .map_err(|e| Error::new(ErrorKind::Usage, format!("these options make no valid repository: {e}")))?;
+    let slot = if options.encrypt {
+        Some(make_slot(header.repo, &random()?, &unlock()?, options.kdf, "first")?)
+    } else {
+        None
+    };
+    for dir in ["", "packages", "keys"] {
+        make_dir(&path.join(dir))?;
+    }
+    if let Some(slot) = slot {
+        let name: String = slot.salt[..8].iter().map(|b| format!("{b:02x}")).collect();
+        write_new(&path.join("keys").join(format!("{name}.key")), &slot.encode(), 0o600)?;
+    }
+    Index::open_writer(&path.join("db"), options.store == StoreKind::RocksDb, true)?.flush()?;
+    for dir in ["keys", "db", "packages", ""] {
+        sync_dir(&path.join(dir))?;
+    }
+    let temporary = path.join("relict.toml.new");
+    write_new(&temporary, header.encode().as_bytes(), 0o644)?;
+    let target = path.join("relict.toml");
+    fs::rename(&temporary, &target).map_err(|e| Error::io(format!("making {}", target.display()), e))?;
+    sync_dir(path)?;
+    Ok(header)
+}
+
+fn refuse_occupied(path: &Path) -> Result<()> {
+    let occupied = |what: &str, advice: &str| {
+        Err(Error::new(ErrorKind::Usage, format!("{} {what}", path.display())).advise(advice))
+    };
+    match fs::read_dir(path) {
+        Ok(_) if path.join("relict.toml").exists() => {
+            occupied("is a repository already", "use it as it is; init never changes an existing one")
+        }
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            // A new ext4 file system has this one, and is still empty.
+            Some(Ok(e)) if e.file_name() == "lost+found" && entries.next().is_none() => Ok(()),
+            Some(_) => occupied("is not empty", "name an empty directory, or one that does not exist yet"),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(format!("a repository cannot be made at {}", path.display()), e)),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| Error::io(format!("creating {}", path.display()), e))
+}
+
+/// Writes a new file durably.
+pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
+    let written = open.and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()));
+    written.map_err(|e| Error::io(format!("writing {}", path.display()), e))
+}

@@ -1,0 +1,179 @@
+//! Packages as files: `packages/<first two hex digits>/<id>.pkg`. The default.
+
+use super::package_store::PackageStore;
+use crate::error::{Error, ErrorKind, Result};
+use quick_cache::sync::Cache;
+use repo_format::PackageId;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind as Io, IoSlice, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Open files kept for reading.
+const OPEN_FILES: usize = 128;
+const SUFFIX: &str = ".pkg";
+
+/// Packages below one directory.
+pub struct FileStore {
+    root: PathBuf,
+    open: Cache<PackageId, Arc<File>>,
+    writing: std::sync::Mutex<Vec<(PackageId, Arc<File>)>>,
+}
+
+impl FileStore {
+    /// A store over `root`, the repository's `packages/` directory.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root, open: Cache::new(OPEN_FILES), writing: std::sync::Mutex::default() }
+    }
+
+    fn path(&self, id: &PackageId) -> PathBuf {
+        let name = id.to_string();
+        self.root.join(&name[..2]).join(format!("{name}{SUFFIX}"))
+    }
+
+    fn reader(&self, id: &PackageId) -> Result<Arc<File>> {
+        self.open.get_or_insert_with(id, || {
+            let path = self.path(id);
+            File::open(&path).map(Arc::new).map_err(|e| missing(&path, e))
+        })
+    }
+
+    fn writer(&self, id: &PackageId) -> Result<Arc<File>> {
+        let mut writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, file)) = writing.iter().find(|(known, _)| known == id) {
+            return Ok(file.clone());
+        }
+        let path = self.path(id);
+        let file = OpenOptions::new().append(true).read(true).open(&path).map_err(|e| missing(&path, e))?;
+        let file = Arc::new(file);
+        writing.push((*id, file.clone()));
+        Ok(file)
+    }
+}
+
+fn missing(path: &Path, error: std::io::Error) -> Error {
+    let what = format!("package {} cannot be opened", path.display());
+    if error.kind() == Io::NotFound {
+        Error::new(ErrorKind::Damaged, what)
+            .because(error)
+            .advise("run 'relict-maint check' to see which restore points need this package")
+    } else {
+        Error::io(what, error)
+    }
+}
+
+/// Makes a directory's entries durable.
+pub(super) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io(format!("syncing {}", path.display()), e))
+}
+
+impl PackageStore for FileStore {
+    fn create(&self, id: &PackageId) -> Result<()> {
+        let path = self.path(id);
+        let dir = path.parent().unwrap_or(&self.root);
+        if !dir.exists() {
+            fs::create_dir_all(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
+            sync_dir(&self.root)?;
+        }
+        let file = OpenOptions::new().append(true).read(true).create_new(true).open(&path);
+        let file = file.map_err(|e| Error::io(format!("creating package {}", path.display()), e))?;
+        self.writing.lock().unwrap_or_else(|e| e.into_inner()).push((*id, Arc::new(file)));
+        Ok(())
+    }
+
+    fn append(&self, id: &PackageId, offset: u64, parts: &[&[u8]]) -> Result<()> {
+        let file = self.writer(id)?;
+        let context = |e| Error::io(format!("writing package {}", self.path(id).display()), e);
+        let length = file.metadata().map_err(context)?.len();
+        if length != offset {
+            return Err(Error::damaged(format!(
+                "package {} is {length} bytes long where {offset} were expected; something else wrote to it",
+                self.path(id).display()
+            )));
+        }
+        let total: usize = parts.iter().map(|p| p.len()).sum();
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+        let mut written = (&*file).write_vectored(&slices).map_err(context)?;
+        // A short write is rare (signals, a device filling up): finish it part by part.
+        for part in parts {
+            let skip = written.min(part.len());
+            (&*file).write_all(&part[skip..]).map_err(context)?;
+            written -= skip;
+        }
+        debug_assert!(total >= written);
+        Ok(())
+    }
+
+    fn sync(&self, id: &PackageId) -> Result<()> {
+        let path = self.path(id);
+        let context = |e| Error::io(format!("making package {} durable", path.display()), e);
+        self.writer(id)?.sync_data().map_err(context)?;
+        sync_dir(path.parent().unwrap_or(&self.root))
+    }
+
+    fn seal(&self, id: &PackageId) -> Result<()> {
+        self.sync(id)?;
+        let path = self.path(id);
+        let file = self.writer(id)?;
+        self.writing.lock().unwrap_or_else(|e| e.into_inner()).retain(|(known, _)| known != id);
+        let read_only = fs::Permissions::from_mode(0o400);
+        file.set_permissions(read_only).map_err(|e| Error::io(format!("sealing {}", path.display()), e))
+    }
+
+    fn read(&self, id: &PackageId, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.reader(id)?.read_exact_at(buffer, offset).map_err(|e| {
+            let what = format!("package {}, {} bytes at {offset}", self.path(id).display(), buffer.len());
+            match e.kind() {
+                Io::UnexpectedEof => Error::damaged(format!("{what}: the file ends before")),
+                _ => Error::io(what, e),
+            }
+        })
+    }
+
+    fn len(&self, id: &PackageId) -> Result<u64> {
+        let path = self.path(id);
+        fs::metadata(&path).map(|m| m.len()).map_err(|e| missing(&path, e))
+    }
+
+    fn list(&self) -> Result<Vec<PackageId>> {
+        let context = |e| Error::io(format!("listing {}", self.root.display()), e);
+        let mut out = Vec::new();
+        for dir in fs::read_dir(&self.root).map_err(context)? {
+            let dir = dir.map_err(context)?.path();
+            if !dir.is_dir() {
+                continue;
+            }
+            for file in fs::read_dir(dir).map_err(context)? {
+                let name = file.map_err(context)?.file_name();
+                let stem = name.to_str().and_then(|n| n.strip_suffix(SUFFIX));
+                out.extend(stem.and_then(PackageId::from_hex));
+            }
+        }
+        Ok(out)
+    }
+
+    fn delete(&self, id: &PackageId) -> Result<()> {
+        self.open.remove(id);
+        match fs::remove_file(self.path(id)) {
+            Err(e) if e.kind() != Io::NotFound => {
+                Err(Error::io(format!("deleting package {}", self.path(id).display()), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64> {
+        let path = self.path(id);
+        let context = |e| Error::io(format!("freeing a range of package {}", path.display()), e);
+        let blocks = || fs::metadata(&path).map(|m| std::os::unix::fs::MetadataExt::blocks(&m));
+        let before = blocks().map_err(context)?;
+        let file = OpenOptions::new().write(true).open(&path).map_err(context)?;
+        match crate::os::punch_hole(&file, offset, bytes) {
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(0),
+            other => other.map_err(context)?,
+        }
+        Ok(before.saturating_sub(blocks().map_err(context)?) * 512)
+    }
+}

@@ -1,0 +1,373 @@
+//! The database: where every chunk is, which packages and restore points there are, and the writer's
+//! journal (SPEC.md section 9). All of it can be rebuilt from packages.
+
+use crate::error::{Error, ErrorKind, Result};
+use repo_format::{ChunkId, JournalRecord, PackageId, PackageKind, PointRecord};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
+use std::path::{Path, PathBuf};
+
+/// Column families, in the order of SPEC.md section 9.
+pub const COLUMN_FAMILIES: [&str; 8] =
+    ["chunks", "packages", "points", "sources", "pins", "journal", "health", "meta"];
+/// The column family of package bytes when the store is RocksDB.
+pub const BLOBS: &str = "blobs";
+
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+const LOCATION_BYTES: usize = 20;
+/// A reader may open files at the moment the writer replaces them; then it looks again.
+const OPEN_ATTEMPTS: u32 = 20;
+
+/// Where a chunk is: package number, the segment's place in it, and the chunk's place in the segment.
+/// The order is physical order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// Package number.
+    pub package: u32,
+    /// Byte offset of the segment in the package.
+    pub offset: u32,
+    /// Bytes of the segment, header and table included.
+    pub segment_bytes: u32,
+    /// First byte of the chunk in the decompressed segment.
+    pub skip: u32,
+    /// Uncompressed bytes of the chunk.
+    pub len: u32,
+}
+
+impl Location {
+    fn fields(self) -> [u32; 5] {
+        [self.package, self.offset, self.segment_bytes, self.skip, self.len]
+    }
+
+    fn encode(self) -> [u8; LOCATION_BYTES] {
+        let mut out = [0; LOCATION_BYTES];
+        out.chunks_exact_mut(4).zip(self.fields()).for_each(|(o, f)| o.copy_from_slice(&f.to_le_bytes()));
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let bad = || Error::damaged("an index entry has a wrong length").advise(REBUILD);
+        let bytes: &[u8; LOCATION_BYTES] = bytes.try_into().map_err(|_| bad())?;
+        let mut fields = bytes.chunks_exact(4).map(|f| f.try_into().map_or(0, u32::from_le_bytes));
+        let mut next = || fields.next().unwrap_or(0);
+        Ok(Self { package: next(), offset: next(), segment_bytes: next(), skip: next(), len: next() })
+    }
+}
+
+/// What the index knows of a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackageInfo {
+    /// Number, the index's short name of the package.
+    pub number: u32,
+    /// The package's id.
+    pub id: PackageId,
+    /// What it holds.
+    pub kind: PackageKind,
+    /// Whether it ends in a footer and never grows again.
+    pub sealed: bool,
+    /// Bytes that are known durable.
+    pub bytes: u64,
+}
+
+impl PackageInfo {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![self.kind as u8, u8::from(self.sealed)];
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(&self.id.0);
+        out
+    }
+
+    fn decode(key: &[u8], value: &[u8]) -> Result<Self> {
+        let bad = || Error::damaged("a package entry of the index is not valid").advise(REBUILD);
+        let number = u32::from_be_bytes(key.try_into().map_err(|_| bad())?);
+        let value: &[u8; 26] = value.try_into().map_err(|_| bad())?;
+        let kind = match value[0] {
+            1 => PackageKind::Data,
+            2 => PackageKind::Meta,
+            _ => return Err(bad()),
+        };
+        let bytes = u64::from_le_bytes(value[2..10].try_into().map_err(|_| bad())?);
+        let id = PackageId(value[10..].try_into().map_err(|_| bad())?);
+        Ok(Self { number, id, kind, sealed: value[1] == 1, bytes })
+    }
+}
+
+const REBUILD: &str = "the packages are not affected; 'relict-maint rebuild' makes a new index from them";
+
+/// The open database, as the one writer or as a reader that follows it.
+pub struct Index {
+    db: DB,
+    /// A reader's private directory, removed with it.
+    scratch: Option<PathBuf>,
+}
+
+/// Changes that become visible and durable together.
+#[derive(Default)]
+pub struct IndexBatch(WriteBatch);
+
+impl Index {
+    /// Opens for writing; `create` makes a new database.
+    ///
+    /// # Errors
+    /// `Damaged` when the database is missing or cannot be read.
+    pub fn open_writer(path: &Path, with_blobs: bool, create: bool) -> Result<Self> {
+        let mut options = database_options();
+        options.create_if_missing(create);
+        options.create_missing_column_families(create);
+        let opened = DB::open_cf_descriptors(&options, path, descriptors(with_blobs));
+        Ok(Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: None })
+    }
+
+    /// Opens for reading beside a writer, or on a read-only directory. [`Index::refresh`] follows the writer.
+    ///
+    /// # Errors
+    /// `Damaged` when the database is missing or cannot be read, `Io` when there is no temporary directory.
+    pub fn open_reader(path: &Path, with_blobs: bool) -> Result<Self> {
+        if !path.join("CURRENT").exists() {
+            return Err(Error::damaged(format!("the index {} is missing", path.display())).advise(REBUILD));
+        }
+        let scratch = make_scratch()?;
+        let options = database_options();
+        let mut attempt = 0;
+        loop {
+            let path = path.to_path_buf();
+            let opened =
+                DB::open_cf_descriptors_as_secondary(&options, path.clone(), scratch.clone(), descriptors(with_blobs));
+            match opened {
+                Ok(db) => return Ok(Self { db, scratch: Some(scratch) }),
+                Err(e) if attempt >= OPEN_ATTEMPTS => {
+                    let _ = std::fs::remove_dir_all(&scratch);
+                    return Err(unusable(&path, &e));
+                }
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Sees what the writer has committed since. Nothing to do for the writer itself.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn refresh(&self) -> Result<()> {
+        if self.scratch.is_some() {
+            self.db.try_catch_up_with_primary().map_err(|e| failed("following the writer", &e))?;
+        }
+        Ok(())
+    }
+
+    fn cf(&self, name: &str) -> Result<&ColumnFamily> {
+        let missing = || Error::damaged(format!("the index has no column family '{name}'")).advise(REBUILD);
+        self.db.cf_handle(name).ok_or_else(missing)
+    }
+
+    /// Where a chunk is, None when it is not stored.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn locate(&self, id: &ChunkId) -> Result<Option<Location>> {
+        let found = self.db.get_pinned_cf(self.cf("chunks")?, id.0).map_err(|e| failed("looking up a chunk", &e))?;
+        found.map(|value| Location::decode(&value)).transpose()
+    }
+
+    /// As [`Index::locate`], for many at once.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn locate_many(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let cf = self.cf("chunks")?;
+        let found = self.db.batched_multi_get_cf(cf, ids.iter().map(|id| &id.0), false);
+        let decode = |value: std::result::Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>| {
+            let value = value.map_err(|e| failed("looking up chunks", &e))?;
+            value.map(|bytes| Location::decode(&bytes)).transpose()
+        };
+        found.into_iter().map(decode).collect()
+    }
+
+    /// All chunks, in order of their ids.
+    ///
+    /// # Errors
+    /// In the items, when the database cannot be read.
+    pub fn chunks(&self) -> Result<impl Iterator<Item = Result<(ChunkId, Location)>> + '_> {
+        Ok(self.scan("chunks")?.map(|row| {
+            let (key, value) = row?;
+            let id = key[..].try_into().map_err(|_| Error::damaged("an index key is not a chunk id").advise(REBUILD))?;
+            Ok((ChunkId(id), Location::decode(&value)?))
+        }))
+    }
+
+    /// All packages.
+    ///
+    /// # Errors
+    /// When the database cannot be read or an entry is not valid.
+    pub fn packages(&self) -> Result<Vec<PackageInfo>> {
+        self.scan("packages")?.map(|row| row.and_then(|(k, v)| PackageInfo::decode(&k, &v))).collect()
+    }
+
+    /// All restore point records.
+    ///
+    /// # Errors
+    /// When the database cannot be read or a record is not valid.
+    pub fn points(&self) -> Result<Vec<PointRecord>> {
+        self.scan("points")?.map(|row| Ok(PointRecord::decode(&row?.1)?)).collect()
+    }
+
+    /// All journal records.
+    ///
+    /// # Errors
+    /// When the database cannot be read or a record is not valid.
+    pub fn journal(&self) -> Result<Vec<JournalRecord>> {
+        self.scan("journal")?.map(|row| Ok(JournalRecord::decode(&row?.1)?)).collect()
+    }
+
+    fn scan(&self, cf: &str) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>)>> + '_> {
+        let rows = self.db.iterator_cf(self.cf(cf)?, rocksdb::IteratorMode::Start);
+        Ok(rows.map(|row| row.map_err(|e| failed("reading the index", &e))))
+    }
+
+    /// Applies a batch; it is durable when this returns.
+    ///
+    /// # Errors
+    /// When the database cannot be written: nothing of the batch counts then.
+    pub fn commit(&self, batch: IndexBatch) -> Result<()> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch.0, &options).map_err(|e| failed("writing the index", &e))
+    }
+
+    pub(super) fn add_chunk(&self, batch: &mut IndexBatch, id: &ChunkId, at: Location) -> Result<()> {
+        batch.0.put_cf(self.cf("chunks")?, id.0, at.encode());
+        Ok(())
+    }
+
+    pub(super) fn add_package(&self, batch: &mut IndexBatch, info: &PackageInfo) -> Result<()> {
+        batch.0.put_cf(self.cf("packages")?, info.number.to_be_bytes(), info.encode());
+        Ok(())
+    }
+
+    pub(super) fn remove_package(&self, batch: &mut IndexBatch, number: u32) -> Result<()> {
+        batch.0.delete_cf(self.cf("packages")?, number.to_be_bytes());
+        Ok(())
+    }
+
+    pub(super) fn add_point(&self, batch: &mut IndexBatch, id: &[u8; 16], record: &[u8]) -> Result<()> {
+        batch.0.put_cf(self.cf("points")?, id, record);
+        Ok(())
+    }
+
+    /// The journal entry of an open package is keyed by its number.
+    pub(super) fn add_journal(&self, batch: &mut IndexBatch, info: &PackageInfo) -> Result<()> {
+        let record = JournalRecord::PackageOpen { package: info.id, kind: info.kind };
+        batch.0.put_cf(self.cf("journal")?, u64::from(info.number).to_be_bytes(), record.encode());
+        Ok(())
+    }
+
+    pub(super) fn end_journal(&self, batch: &mut IndexBatch, number: u32) -> Result<()> {
+        batch.0.delete_cf(self.cf("journal")?, u64::from(number).to_be_bytes());
+        Ok(())
+    }
+
+    /// Writes memory tables out, so that a copy of the files is a copy of the index.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn flush(&self) -> Result<()> {
+        for name in COLUMN_FAMILIES {
+            self.db.flush_cf(self.cf(name)?).map_err(|e| failed("flushing the index", &e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) const fn raw(&self) -> &DB {
+        &self.db
+    }
+
+    pub(super) fn blobs(&self) -> Result<&ColumnFamily> {
+        self.cf(BLOBS)
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        if let Some(scratch) = &self.scratch {
+            self.db.cancel_all_background_work(true);
+            let _ = std::fs::remove_dir_all(scratch);
+        }
+    }
+}
+
+fn make_scratch() -> Result<PathBuf> {
+    let name: [u8; 8] = super::keys::random()?;
+    let path = std::env::temp_dir().join(format!("relict-reader-{:016x}", u64::from_le_bytes(name)));
+    let make = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path);
+    make.map_err(|e| Error::io(format!("making the temporary directory {}", path.display()), e))?;
+    Ok(path)
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.set_max_open_files(-1);
+    options.set_keep_log_file_num(2);
+    options.set_max_background_jobs(2);
+    options.set_paranoid_checks(true);
+    options.set_max_total_wal_size(64 << 20);
+    options
+}
+
+fn descriptors(with_blobs: bool) -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_format_version(5);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(16 << 20);
+    options.set_compression_type(rocksdb::DBCompressionType::None);
+    let mut all: Vec<_> =
+        COLUMN_FAMILIES.iter().map(|name| ColumnFamilyDescriptor::new(*name, options.clone())).collect();
+    all.push(ColumnFamilyDescriptor::new("default", options.clone()));
+    if with_blobs {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(1024);
+        options.set_blob_file_size(64 << 20);
+        all.push(ColumnFamilyDescriptor::new(BLOBS, options));
+    }
+    all
+}
+
+pub(super) fn failed(what: &str, error: &rocksdb::Error) -> Error {
+    let text = error.to_string();
+    let kind = match error.kind() {
+        rocksdb::ErrorKind::Corruption => ErrorKind::Damaged,
+        _ if text.contains("No space left") || text.contains("Disk quota") => ErrorKind::NoSpace,
+        _ if text.contains("Read-only file system") => ErrorKind::ReadOnly,
+        _ => ErrorKind::Io,
+    };
+    let out = Error::new(kind, format!("{what}: {text}"));
+    if kind == ErrorKind::Damaged { out.advise(REBUILD) } else { out }
+}
+
+fn unusable(path: &Path, error: &rocksdb::Error) -> Error {
+    let text = error.to_string();
+    let opening = format!("opening the index {}", path.display());
+    if text.contains("does not exist") || text.contains("No such file") {
+        return Error::damaged(format!("{opening}: {text}")).advise(REBUILD);
+    }
+    failed(&opening, error)
+}
+
+impl IndexBatch {
+    /// Entries in the batch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,139 @@
+//! Keys: what a password opens, and what every other key is made from (SPEC.md section 3).
+
+use crate::error::{Error, ErrorKind, Result};
+use repo_format::{ChunkId, KdfParams, KeySlot, PackageId, RepoId};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
+
+const CHUNK_CONTEXT: &str = "relict 1 chunk id";
+const PACKAGE_CONTEXT: &str = "relict 1 package";
+
+/// OWASP's first recommendation for Argon2id: about 30 ms here, so that a mount is ready in a tenth of a second.
+pub const DEFAULT_KDF: KdfParams = KdfParams { memory_kib: 47_104, passes: 1, lanes: 1 };
+
+/// The keys of an open repository; without a password there are none.
+#[derive(Clone)]
+pub struct Keys {
+    master: Option<[u8; 32]>,
+    chunk: Option<[u8; 32]>,
+}
+
+impl Keys {
+    /// The keys of a repository without a password.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { master: None, chunk: None }
+    }
+
+    /// The keys that follow from a master key.
+    #[must_use]
+    pub fn from_master(master: [u8; 32]) -> Self {
+        let chunk = blake3::derive_key(CHUNK_CONTEXT, &master);
+        Self { master: Some(master), chunk: Some(chunk) }
+    }
+
+    /// The id of a chunk.
+    #[must_use]
+    pub fn chunk_id(&self, bytes: &[u8]) -> ChunkId {
+        ChunkId::of(self.chunk.as_ref(), bytes)
+    }
+
+    /// Whether segments are encrypted.
+    #[must_use]
+    pub const fn encrypted(&self) -> bool {
+        self.master.is_some()
+    }
+
+    /// The key of one package's segments, None without encryption.
+    #[must_use]
+    pub fn package(&self, id: &PackageId) -> Option<PackageKey> {
+        let master = self.master?;
+        let mut hasher = blake3::Hasher::new_derive_key(PACKAGE_CONTEXT);
+        hasher.update(&master).update(&id.0);
+        PackageKey::new(hasher.finalize().as_bytes())
+    }
+}
+
+/// Seals and opens segment payloads of one package.
+pub struct PackageKey(LessSafeKey);
+
+impl PackageKey {
+    fn new(key: &[u8; 32]) -> Option<Self> {
+        UnboundKey::new(&AES_256_GCM, key).ok().map(|k| Self(LessSafeKey::new(k)))
+    }
+
+    /// Encrypts `payload` in place and returns the tag. A segment number is used once in a package.
+    ///
+    /// # Errors
+    /// Only for payloads beyond the cipher's own limit of 64 GiB.
+    pub fn seal(&self, number: u32, associated: &[u8], payload: &mut [u8]) -> Result<[u8; 16]> {
+        let tag = self.0.seal_in_place_separate_tag(nonce(number), Aad::from(associated), payload);
+        let tag = tag.map_err(|_| Error::new(ErrorKind::Usage, "a segment is too long to encrypt"))?;
+        tag.as_ref().try_into().map_err(|_| Error::damaged("the cipher's tag has another length"))
+    }
+
+    /// Decrypts `payload` in place; false when it is not what was sealed.
+    #[must_use]
+    pub fn open(&self, number: u32, associated: &[u8], payload: &mut [u8], tag: [u8; 16]) -> bool {
+        self.0.open_in_place_separate_tag(nonce(number), Aad::from(associated), Tag::from(tag), payload, 0..).is_ok()
+    }
+}
+
+fn nonce(number: u32) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&number.to_le_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// Fills `out` with random bytes of the system.
+pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut out = [0; N];
+    getrandom::fill(&mut out).map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
+    Ok(out)
+}
+
+/// Wraps `master` into a new key slot.
+///
+/// # Errors
+/// When the password cannot be hashed with these parameters, or there are no random bytes.
+pub fn make_slot(repo: RepoId, master: &[u8; 32], password: &[u8], kdf: KdfParams, label: &str) -> Result<KeySlot> {
+    let mut slot = KeySlot {
+        repo,
+        kdf,
+        salt: random()?,
+        nonce: random()?,
+        wrapped: [0; 48],
+        label: label.as_bytes().to_vec(),
+    };
+    let key = wrapping_key(&slot, password)?;
+    let mut body = *master;
+    let aad = slot.associated_data();
+    let tag = key
+        .0
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(slot.nonce), Aad::from(&aad), &mut body)
+        .map_err(|_| Error::new(ErrorKind::Usage, "the master key cannot be wrapped"))?;
+    slot.wrapped[..32].copy_from_slice(&body);
+    slot.wrapped[32..].copy_from_slice(tag.as_ref());
+    Ok(slot)
+}
+
+/// The master key, if this password opens the slot.
+///
+/// # Errors
+/// When the password cannot be hashed with the slot's parameters (memory).
+pub fn open_slot(slot: &KeySlot, password: &[u8]) -> Result<Option<[u8; 32]>> {
+    let key = wrapping_key(slot, password)?;
+    let mut body = slot.wrapped;
+    let nonce = Nonce::assume_unique_for_key(slot.nonce);
+    let opened = key.0.open_in_place(nonce, Aad::from(slot.associated_data()), &mut body);
+    Ok(opened.ok().and_then(|plain| <[u8; 32]>::try_from(&*plain).ok()))
+}
+
+fn wrapping_key(slot: &KeySlot, password: &[u8]) -> Result<PackageKey> {
+    let failed = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Io, format!("the password cannot be hashed: {e}"));
+    let params = argon2::Params::new(slot.kdf.memory_kib, slot.kdf.passes, slot.kdf.lanes, Some(32));
+    let params = params.map_err(|e| failed(&e))?;
+    let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let mut out = [0; 32];
+    argon.hash_password_into(password, &slot.salt, &mut out).map_err(|e| failed(&e))?;
+    PackageKey::new(&out).ok_or_else(|| failed(&"no key"))
+}

@@ -1,0 +1,36 @@
+//! The chunk store: chunks in segments, segments in packages, and a database that knows where each chunk is.
+//!
+//! Reading goes through [`Repository`], writing through [`Writer`]; both stand on [`PackageStore`], which has
+//! three implementations, and on [`Index`], which can always be rebuilt from packages.
+
+mod create;
+mod files;
+mod index;
+mod keys;
+mod lease;
+mod memory;
+mod package_store;
+mod rebuild;
+mod recover;
+mod repository;
+mod rocks;
+mod scan;
+mod segment;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use create::{CreateOptions, create};
+pub use files::FileStore;
+pub use index::{Index, Location, PackageInfo};
+pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot};
+pub use lease::Lease;
+pub use memory::MemoryStore;
+pub use package_store::PackageStore;
+pub use rebuild::{Rebuilt, rebuild};
+pub use repository::{Chunk, NodeRef, OpenOptions, Repository, Unlock, key_slots, read_header};
+pub use rocks::RocksStore;
+pub use scan::{FoundSegment, ScannedPackage, read_segment, scan_package};
+pub use segment::{Segment, ZSTD_LEVEL};
+pub use writer::{NodePacker, PACKAGE_BYTES, Writer, WriterStats};

@@ -1,0 +1,66 @@
+//! The seam under packages: six things that a file system, a database or an object store can all do.
+//!
+//! Callers append in order and never rewrite; a package is immutable once sealed. No implementation is
+//! asked to rename, to overwrite, or to write at two places of a package.
+
+use crate::error::Result;
+use repo_format::PackageId;
+
+/// Where package bytes are kept. One conformance suite runs on every implementation.
+pub trait PackageStore: Send + Sync {
+    /// Makes an empty package.
+    ///
+    /// # Errors
+    /// When it exists, or the medium fails.
+    fn create(&self, id: &PackageId) -> Result<()>;
+
+    /// Appends `parts` one after the other at byte `offset`, which is the package's length.
+    ///
+    /// # Errors
+    /// When `offset` is not the length, or the medium fails. After an error the bytes from `offset` on
+    /// are undefined and the package must not be appended to again.
+    fn append(&self, id: &PackageId, offset: u64, parts: &[&[u8]]) -> Result<()>;
+
+    /// Makes everything appended so far, and the package's name, durable.
+    ///
+    /// # Errors
+    /// When that cannot be promised. A failed sync is never retried as success: the caller gives the package up.
+    fn sync(&self, id: &PackageId) -> Result<()>;
+
+    /// Declares the package complete and durable; it is never appended to again.
+    ///
+    /// # Errors
+    /// As [`PackageStore::sync`].
+    fn seal(&self, id: &PackageId) -> Result<()>;
+
+    /// Fills `buffer` from byte `offset`.
+    ///
+    /// # Errors
+    /// When the package is missing, too short, or cannot be read.
+    fn read(&self, id: &PackageId, offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// When the package is missing.
+    fn len(&self, id: &PackageId) -> Result<u64>;
+
+    /// All packages, sealed or not, in no order.
+    ///
+    /// # Errors
+    /// When the medium cannot be listed.
+    fn list(&self) -> Result<Vec<PackageId>>;
+
+    /// Removes a package.
+    ///
+    /// # Errors
+    /// When the medium fails; a missing package is no error.
+    fn delete(&self, id: &PackageId) -> Result<()>;
+
+    /// Gives back the room of a byte range, whose content is undefined afterwards; the length stays.
+    /// Returns the bytes freed, 0 where the medium cannot.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64>;
+}

@@ -1,0 +1,132 @@
+//! A new index from nothing but packages and keys: the old one is put aside, never destroyed.
+
+use super::files::sync_dir;
+use super::index::{Index, IndexBatch, PackageInfo};
+use super::keys::Keys;
+use super::lease::Lease;
+use super::recover::{finish_open_packages, index_segment};
+use super::repository::{Unlock, open_keys, package_store, read_header};
+use super::scan::{FoundSegment, read_segment, scan_package};
+use super::{FileStore, PackageStore};
+use crate::error::{Error, ErrorKind, Result};
+use repo_format::{PackageId, PointRecord, RepoHeader, SegmentKind, StoreKind};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a rebuild found.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// Packages indexed.
+    pub packages: u64,
+    /// Chunks indexed, each once.
+    pub chunks: u64,
+    /// Restore points found.
+    pub points: u64,
+    /// What could not be used, for people: package and reason.
+    pub damage: Vec<String>,
+    /// Where the old index is kept, when there was one.
+    pub old_index: Option<PathBuf>,
+}
+
+/// Makes a new index. The old one is renamed to `db.old-N` first.
+///
+/// # Errors
+/// `Locked` beside a writer; `Usage` for a repository whose packages are in the database itself.
+pub fn rebuild(path: &Path, unlock: &mut Unlock<'_>) -> Result<Rebuilt> {
+    let header = read_header(path)?;
+    if header.store == StoreKind::RocksDb {
+        return Err(Error::new(ErrorKind::Usage, "the packages of this repository are inside its database, so there is nothing apart from it to rebuild from")
+            .advise("restore db/ from a copy; 'init --store files' (the default) keeps packages apart"));
+    }
+    let _lease = Lease::take(&path.join("lock"))?;
+    let keys = open_keys(path, &header, unlock)?;
+    let new = path.join("db.new");
+    if new.exists() {
+        fs::remove_dir_all(&new).map_err(|e| Error::io(format!("removing an unfinished {}", new.display()), e))?;
+    }
+    let mut out = Rebuilt::default();
+    let index = Arc::new(Index::open_writer(&new, false, true)?);
+    let store = FileStore::new(path.join("packages"));
+    fill(&index, &store, &keys, &header, &mut out)?;
+    finish_open_packages(&index, &*package_store(path, &header, &index), &keys)?;
+    out.chunks = index.chunks()?.count() as u64;
+    index.flush()?;
+    drop(index);
+    swap(path, &new, &mut out)?;
+    Ok(out)
+}
+
+fn fill(index: &Index, store: &dyn PackageStore, keys: &Keys, header: &RepoHeader, out: &mut Rebuilt) -> Result<()> {
+    let mut ids = store.list()?;
+    ids.sort_unstable();
+    let mut number = 0;
+    for id in ids {
+        match add_package(index, store, keys, header, &id, number, out) {
+            Ok(()) => number += 1,
+            Err(e) if e.kind() == ErrorKind::Damaged => out.damage.push(format!("package {id} is left out: {e}")),
+            Err(e) => return Err(e),
+        }
+    }
+    out.packages = u64::from(number);
+    Ok(())
+}
+
+fn add_package(
+    index: &Index,
+    store: &dyn PackageStore,
+    keys: &Keys,
+    header: &RepoHeader,
+    id: &PackageId,
+    number: u32,
+    out: &mut Rebuilt,
+) -> Result<()> {
+    let scanned = scan_package(store, id)?;
+    if scanned.header.repo != header.repo {
+        return Err(Error::damaged("it belongs to another repository"));
+    }
+    let sealed = scanned.footer.is_some();
+    let info = PackageInfo { number, id: *id, kind: scanned.header.kind, sealed, bytes: scanned.bytes };
+    let mut batch = IndexBatch::default();
+    index.add_package(&mut batch, &info)?;
+    if sealed {
+        for found in &scanned.segments {
+            index_segment(index, &mut batch, number, found)?;
+        }
+        out.damage.extend(scanned.damage.iter().map(|(at, e)| format!("package {id}, byte {at}: {e}")));
+    } else {
+        // Verified and sealed afterwards by the same recovery that a crash needs.
+        index.add_journal(&mut batch, &info)?;
+    }
+    for found in scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::Point) {
+        match read_point(store, keys, id, found) {
+            Ok((point, record)) => {
+                index.add_point(&mut batch, &point.id.0, &record)?;
+                out.points += 1;
+            }
+            Err(e) => out.damage.push(format!("a restore point record in package {id} cannot be read: {e}")),
+        }
+    }
+    index.commit(batch)
+}
+
+fn read_point(store: &dyn PackageStore, keys: &Keys, id: &PackageId, found: &FoundSegment) -> Result<(PointRecord, Vec<u8>)> {
+    let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
+    let record = segment.raw().to_vec();
+    Ok((PointRecord::decode(&record)?, record))
+}
+
+fn swap(path: &Path, new: &Path, out: &mut Rebuilt) -> Result<()> {
+    let db = path.join("db");
+    let rename = |from: &Path, to: &Path| {
+        fs::rename(from, to).map_err(|e| Error::io(format!("renaming {} to {}", from.display(), to.display()), e))
+    };
+    if db.exists() {
+        let free = |n: &u32| !path.join(format!("db.old-{n}")).exists();
+        let old = path.join(format!("db.old-{}", (1..).find(free).unwrap_or(u32::MAX)));
+        rename(&db, &old)?;
+        out.old_index = Some(old);
+    }
+    rename(new, &db)?;
+    sync_dir(path)
+}

@@ -1,0 +1,93 @@
+//! After a crash: what a killed writer appended is found again, without a manual step (SPEC.md section 10).
+
+use super::index::{Index, IndexBatch, Location, PackageInfo};
+use super::keys::Keys;
+use super::package_store::PackageStore;
+use super::scan::{FoundSegment, read_segment, scan_package};
+use crate::error::Result;
+use repo_format::{FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId};
+
+/// Finishes every package the journal names: its whole segments are indexed, it gets a footer and is sealed.
+/// A package without one whole segment is removed. Nothing is ever appended to such a package again but the
+/// footer, so no segment number is used twice.
+pub(super) fn finish_open_packages(index: &Index, store: &dyn PackageStore, keys: &Keys) -> Result<()> {
+    let open: Vec<PackageInfo> = index.packages()?.into_iter().filter(|p| !p.sealed).collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let present = store.list()?;
+    for info in open {
+        let whole = if present.contains(&info.id) { whole_segments(store, keys, &info.id)? } else { Vec::new() };
+        finish(index, store, info, &whole)?;
+    }
+    Ok(())
+}
+
+/// The segments from the start up to the first that is not whole, payloads verified.
+fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &PackageId) -> Result<Vec<FoundSegment>> {
+    if store.len(id)? < PACKAGE_HEADER_BYTES as u64 {
+        return Ok(Vec::new());
+    }
+    let Ok(scanned) = scan_package(store, id) else { return Ok(Vec::new()) };
+    let whole = |found: &FoundSegment| {
+        let bytes = found.header.segment_bytes() as u32;
+        read_segment(store, keys, id, found.offset, bytes).is_ok()
+    };
+    Ok(scanned.segments.into_iter().take_while(whole).collect())
+}
+
+fn finish(index: &Index, store: &dyn PackageStore, mut info: PackageInfo, whole: &[FoundSegment]) -> Result<()> {
+    let mut batch = IndexBatch::default();
+    if whole.is_empty() {
+        // Removed from the index first: a crash in between leaves a file nobody names, which check reports.
+        index.remove_package(&mut batch, info.number)?;
+        index.end_journal(&mut batch, info.number)?;
+        index.commit(batch)?;
+        return store.delete(&info.id);
+    }
+    let length = store.len(&info.id)?;
+    if scan_package(store, &info.id)?.footer.is_none() {
+        let footer = footer_of(whole).encode();
+        store.append(&info.id, length, &[&footer])?;
+    }
+    store.seal(&info.id)?;
+    info.sealed = true;
+    info.bytes = store.len(&info.id)?;
+    for found in whole {
+        index_segment(index, &mut batch, info.number, found)?;
+    }
+    index.add_package(&mut batch, &info)?;
+    index.end_journal(&mut batch, info.number)?;
+    index.commit(batch)
+}
+
+fn footer_of(segments: &[FoundSegment]) -> PackageFooter {
+    let entry = |found: &FoundSegment| FooterEntry {
+        offset: found.offset,
+        bytes: found.header.segment_bytes() as u32,
+        number: found.header.number,
+        chunks: found.header.table.len() as u32,
+    };
+    PackageFooter { entries: segments.iter().map(entry).collect() }
+}
+
+/// Adds a segment's chunks to the index, except those that are there already: a chunk stored twice keeps its first place.
+pub(super) fn index_segment(index: &Index, batch: &mut IndexBatch, package: u32, found: &FoundSegment) -> Result<()> {
+    let ids: Vec<_> = found.header.table.iter().map(|row| row.id).collect();
+    let known = index.locate_many(&ids)?;
+    let mut skip = 0;
+    for (row, known) in found.header.table.iter().zip(known) {
+        let at = Location {
+            package,
+            offset: found.offset as u32,
+            segment_bytes: found.header.segment_bytes() as u32,
+            skip,
+            len: row.raw_bytes,
+        };
+        if known.is_none() {
+            index.add_chunk(batch, &row.id, at)?;
+        }
+        skip += row.raw_bytes;
+    }
+    Ok(())
+}

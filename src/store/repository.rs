@@ -1,0 +1,339 @@
+//! An open repository for reading: finds chunks, verifies them, and keeps what was decompressed for a while.
+
+use super::index::{Index, Location, PackageInfo};
+use super::keys::{self, Keys, PackageKey};
+use super::package_store::PackageStore;
+use super::scan::read_segment_with;
+use super::segment::Segment;
+use super::{FileStore, RocksStore};
+use crate::error::{Error, ErrorKind, Result};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use repo_format::{ChunkId, Encryption, KeySlot, Node, PackageId, PointRecord, RepoHeader, StoreKind};
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+/// A tree node as it is shared between readers.
+pub type NodeRef = Arc<Node<Box<[u8]>>>;
+
+/// Chunk places remembered from the segments read last; a hundred bytes each.
+const REMEMBERED_LOCATIONS: usize = 64 * 1024;
+
+/// How to open a repository.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Bound of the cache of decompressed segments, in bytes; tree nodes have a quarter of it on top.
+    pub cache_bytes: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20 }
+    }
+}
+
+/// Asks for the password; called once at most, and only when the repository has one.
+pub type Unlock<'a> = dyn FnMut() -> Result<Vec<u8>> + 'a;
+
+/// An open repository. Reading never takes the lease and never waits for a writer.
+pub struct Repository {
+    path: PathBuf,
+    header: RepoHeader,
+    keys: Keys,
+    index: Arc<Index>,
+    packages: Arc<dyn PackageStore>,
+    known: RwLock<HashMap<u32, Arc<Package>>>,
+    segments: Cache<(u32, u32), Arc<Segment>, SegmentWeight>,
+    nodes: Cache<ChunkId, NodeRef, NodeWeight>,
+    locations: Cache<ChunkId, Location>,
+}
+
+struct Package {
+    id: PackageId,
+    key: Option<PackageKey>,
+}
+
+#[derive(Clone)]
+struct SegmentWeight;
+
+impl Weighter<(u32, u32), Arc<Segment>> for SegmentWeight {
+    fn weight(&self, _: &(u32, u32), segment: &Arc<Segment>) -> u64 {
+        (segment.raw().len() + segment.header().encoded_bytes() + 128) as u64
+    }
+}
+
+#[derive(Clone)]
+struct NodeWeight;
+
+impl Weighter<ChunkId, NodeRef> for NodeWeight {
+    fn weight(&self, _: &ChunkId, node: &NodeRef) -> u64 {
+        node.bytes().len() as u64 + 96
+    }
+}
+
+/// A verified chunk: a part of its decompressed segment, which it keeps alive.
+#[derive(Clone)]
+pub struct Chunk {
+    segment: Arc<Segment>,
+    start: usize,
+    end: usize,
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.segment.raw().get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+impl Repository {
+    /// Opens for reading, beside a writer or on a read-only directory.
+    ///
+    /// # Errors
+    /// `NoRepository`, `WrongPassword`, `NewerFormat`, `Damaged`, or what `unlock` gives.
+    pub fn open(path: &Path, unlock: &mut Unlock<'_>, options: &OpenOptions) -> Result<Arc<Self>> {
+        let header = read_header(path)?;
+        let keys = open_keys(path, &header, unlock)?;
+        let index = Index::open_reader(&path.join("db"), header.store == StoreKind::RocksDb)?;
+        Ok(Arc::new(Self::assemble(path, header, keys, Arc::new(index), options)))
+    }
+
+    pub(super) fn assemble(
+        path: &Path,
+        header: RepoHeader,
+        keys: Keys,
+        index: Arc<Index>,
+        options: &OpenOptions,
+    ) -> Self {
+        let packages = package_store(path, &header, &index);
+        let bytes = options.cache_bytes.max(8 << 20) as u64;
+        Self {
+            path: path.to_path_buf(),
+            header,
+            keys,
+            index,
+            packages,
+            known: RwLock::default(),
+            segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes, SegmentWeight),
+            nodes: Cache::with_weighter((bytes >> 16) as usize + 16, bytes / 4, NodeWeight),
+            locations: Cache::new(REMEMBERED_LOCATIONS),
+        }
+    }
+
+    /// The repository's directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its header.
+    #[must_use]
+    pub const fn header(&self) -> &RepoHeader {
+        &self.header
+    }
+
+    /// Its keys.
+    #[must_use]
+    pub const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The index, for maintenance.
+    #[must_use]
+    pub const fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// The package store, for maintenance.
+    #[must_use]
+    pub fn packages(&self) -> &Arc<dyn PackageStore> {
+        &self.packages
+    }
+
+    /// Sees what a writer has committed since the last call.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn refresh(&self) -> Result<()> {
+        self.index.refresh()
+    }
+
+    /// All sealed restore points, in no order.
+    ///
+    /// # Errors
+    /// When the index cannot be read or a record is damaged.
+    pub fn point_records(&self) -> Result<Vec<PointRecord>> {
+        self.index.points()
+    }
+
+    /// Where a chunk is.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn locate(&self, id: &ChunkId) -> Result<Option<Location>> {
+        match self.locations.get(id) {
+            Some(at) => Ok(Some(at)),
+            None => self.index.locate(id),
+        }
+    }
+
+    /// Where many chunks are.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn locate_many(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        self.index.locate_many(ids)
+    }
+
+    /// A chunk, verified.
+    ///
+    /// # Errors
+    /// `Damaged` when the chunk is not in the index or its segment is not what was written.
+    pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
+        let at = self.locate(id)?.ok_or_else(|| lost(id, "it is not in the index"))?;
+        let segment = self.segment(&at)?;
+        let row = segment.row_at(at.skip).filter(|row| row.id == *id && row.raw_bytes == at.len);
+        if row.is_none() {
+            return Err(lost(id, "its segment holds another chunk in its place"));
+        }
+        let start = at.skip as usize;
+        Ok(Chunk { segment, start, end: start + at.len as usize })
+    }
+
+    /// The decompressed segment at a location, through the cache; two readers never decompress it twice at once.
+    ///
+    /// # Errors
+    /// `Damaged` when it is not what was written, or the medium's error.
+    pub fn segment(&self, at: &Location) -> Result<Arc<Segment>> {
+        self.segments.get_or_insert_with(&(at.package, at.offset), || {
+            let segment = self.read_segment(at)?;
+            for (skip, row) in segment.rows() {
+                self.locations.insert(row.id, Location { skip, len: row.raw_bytes, ..*at });
+            }
+            Ok(Arc::new(segment))
+        })
+    }
+
+    /// As [`Repository::segment`], past the cache: what is on the medium now.
+    ///
+    /// # Errors
+    /// As [`Repository::segment`].
+    pub fn read_segment(&self, at: &Location) -> Result<Segment> {
+        let package = self.package(at.package)?;
+        let (key, offset) = (package.key.as_ref(), u64::from(at.offset));
+        read_segment_with(&*self.packages, key, &package.id, offset, at.segment_bytes)
+    }
+
+    /// The id of a package, by its number.
+    ///
+    /// # Errors
+    /// `Damaged` when the index does not know the number.
+    pub fn package_id(&self, number: u32) -> Result<PackageId> {
+        self.package(number).map(|p| p.id)
+    }
+
+    fn package(&self, number: u32) -> Result<Arc<Package>> {
+        let look = || self.known.read().unwrap_or_else(|e| e.into_inner()).get(&number).cloned();
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        self.learn(&self.index.packages()?);
+        look().ok_or_else(|| Error::damaged(format!("the index names package number {number} but does not list it")))
+    }
+
+    pub(super) fn learn(&self, packages: &[PackageInfo]) {
+        let mut known = self.known.write().unwrap_or_else(|e| e.into_inner());
+        for info in packages {
+            let make = || Arc::new(Package { id: info.id, key: self.keys.package(&info.id) });
+            known.entry(info.number).or_insert_with(make);
+        }
+    }
+
+    /// A tree node, through a cache of its own.
+    ///
+    /// # Errors
+    /// As [`Repository::chunk`], and when the chunk is not a node.
+    pub fn node(&self, id: &ChunkId) -> Result<NodeRef> {
+        self.nodes.get_or_insert_with(id, || {
+            let bytes: Box<[u8]> = (*self.chunk(id)?).into();
+            let node = Node::decode(bytes).map_err(|e| lost(id, "it is not a tree node").because(e))?;
+            Ok(Arc::new(node))
+        })
+    }
+}
+
+fn lost(id: &ChunkId, why: &str) -> Error {
+    Error::damaged(format!("chunk {id} cannot be read: {why}"))
+        .advise("run 'relict-maint check' to see which files this affects; everything else stays readable")
+}
+
+pub(super) fn package_store(path: &Path, header: &RepoHeader, index: &Arc<Index>) -> Arc<dyn PackageStore> {
+    match header.store {
+        StoreKind::Files => Arc::new(FileStore::new(path.join("packages"))),
+        StoreKind::RocksDb => Arc::new(RocksStore::new(index.clone())),
+    }
+}
+
+/// Reads and validates `relict.toml`.
+///
+/// # Errors
+/// `NoRepository` when it is not there, `NewerFormat` or `Damaged` when it cannot be used.
+pub fn read_header(path: &Path) -> Result<RepoHeader> {
+    let file = path.join("relict.toml");
+    let bytes = match std::fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Err(Error::new(ErrorKind::NoRepository, format!("there is no repository at {}", path.display()))
+                .advise(format!("looked for {}; 'relict init' makes one, -r or RELICT_REPOSITORY names another", file.display())));
+        }
+        Err(e) => return Err(Error::io(format!("reading {}", file.display()), e)),
+    };
+    RepoHeader::decode(&bytes).map_err(|e| {
+        let error = Error::from(e).context(file.display());
+        match error.kind() {
+            ErrorKind::NewerFormat => error.advise("this repository was made by a newer relict: nothing was changed; use that version"),
+            _ => error.advise("the header is damaged, the data is not affected by that; restore relict.toml from a copy"),
+        }
+    })
+}
+
+/// The key slots of a repository, with their file names.
+///
+/// # Errors
+/// When the directory cannot be read; a slot that is damaged is an item's error, so that one cannot lock out the others.
+pub fn key_slots(path: &Path) -> Result<Vec<(PathBuf, Result<KeySlot>)>> {
+    let dir = path.join("keys");
+    let context = |e| Error::io(format!("reading {}", dir.display()), e);
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(&dir).map_err(context)? {
+        let file = entry.map_err(context)?.path();
+        if file.extension().is_some_and(|e| e == "key") {
+            let slot = std::fs::read(&file).map_err(context).and_then(|bytes| Ok(KeySlot::decode(&bytes)?));
+            out.push((file, slot));
+        }
+    }
+    out.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(out)
+}
+
+pub(super) fn open_keys(path: &Path, header: &RepoHeader, unlock: &mut Unlock<'_>) -> Result<Keys> {
+    if header.encryption == Encryption::None {
+        return Ok(Keys::none());
+    }
+    let slots = key_slots(path)?;
+    if !slots.iter().any(|(_, slot)| slot.is_ok()) {
+        return Err(Error::damaged(format!("no key slot in {} can be read", path.join("keys").display()))
+            .advise("without a key slot the data cannot be decrypted; restore keys/ from a copy of the repository"));
+    }
+    let password = unlock()?;
+    for slot in slots.iter().filter_map(|(_, slot)| slot.as_ref().ok()) {
+        if let Some(master) = keys::open_slot(slot, &password)? {
+            return Ok(Keys::from_master(master));
+        }
+    }
+    Err(Error::new(ErrorKind::WrongPassword, format!("wrong password for the repository {}", path.display()))
+        .advise("nothing was read or changed; passwords come from RELICT_PASSWORD, _FILE, _COMMAND, _FD or the terminal"))
+}

@@ -1,0 +1,134 @@
+//! Reading a package without the index: what recovery, rebuild and check stand on.
+
+use super::keys::Keys;
+use super::package_store::PackageStore;
+use super::segment::Segment;
+use crate::error::{Error, Result};
+use repo_format::{
+    FOOTER_TRAILER_BYTES, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+};
+
+/// A segment found in a package.
+#[derive(Debug, Clone)]
+pub struct FoundSegment {
+    /// Byte offset of its header.
+    pub offset: u64,
+    /// Its header and table.
+    pub header: SegmentHeader,
+}
+
+/// What a package says of itself.
+pub struct ScannedPackage {
+    /// Its header.
+    pub header: PackageHeader,
+    /// Its footer, None when it is not sealed or the footer is damaged.
+    pub footer: Option<PackageFooter>,
+    /// Segments whose header is whole, in order of offset.
+    pub segments: Vec<FoundSegment>,
+    /// Places that should hold a segment and do not: offset and error.
+    pub damage: Vec<(u64, Error)>,
+    /// Length of the package.
+    pub bytes: u64,
+}
+
+/// Reads header, footer and all segment headers of a package; payloads are not read.
+///
+/// # Errors
+/// When the package cannot be read at all or its header is not valid; anything else is in `damage`.
+pub fn scan_package(store: &dyn PackageStore, id: &PackageId) -> Result<ScannedPackage> {
+    let bytes = store.len(id)?;
+    let mut front = [0; PACKAGE_HEADER_BYTES];
+    store.read(id, 0, &mut front)?;
+    let header = PackageHeader::decode(&front).map_err(|e| Error::from(e).context(format!("package {id}")))?;
+    if header.package != *id {
+        return Err(Error::damaged(format!("package {id} holds the bytes of package {}", header.package)));
+    }
+    let footer = read_footer(store, id, bytes)?;
+    let mut out = ScannedPackage { header, footer, segments: Vec::new(), damage: Vec::new(), bytes };
+    match out.footer.clone() {
+        Some(footer) => by_footer(store, id, &footer, &mut out),
+        None => by_hopping(store, id, &mut out),
+    }
+    Ok(out)
+}
+
+fn read_footer(store: &dyn PackageStore, id: &PackageId, bytes: u64) -> Result<Option<PackageFooter>> {
+    let Some(at) = bytes.checked_sub(FOOTER_TRAILER_BYTES as u64) else { return Ok(None) };
+    let mut trailer = [0; FOOTER_TRAILER_BYTES];
+    store.read(id, at, &mut trailer)?;
+    let Ok(len) = PackageFooter::encoded_bytes(&trailer) else { return Ok(None) };
+    let Some(at) = bytes.checked_sub(len as u64) else { return Ok(None) };
+    let mut footer = vec![0; len];
+    store.read(id, at, &mut footer)?;
+    Ok(PackageFooter::decode(&footer, at).ok())
+}
+
+fn by_footer(store: &dyn PackageStore, id: &PackageId, footer: &PackageFooter, out: &mut ScannedPackage) {
+    for entry in &footer.entries {
+        match read_header(store, id, entry.offset, out.bytes) {
+            Ok(h) if h.number == entry.number && h.segment_bytes() == u64::from(entry.bytes) => {
+                out.segments.push(FoundSegment { offset: entry.offset, header: h });
+            }
+            Ok(_) => out.damage.push((entry.offset, Error::damaged("a segment header differs from the footer"))),
+            Err(e) => out.damage.push((entry.offset, e)),
+        }
+    }
+}
+
+/// Without a footer: from segment to segment, as far as they are whole.
+fn by_hopping(store: &dyn PackageStore, id: &PackageId, out: &mut ScannedPackage) {
+    let mut at = PACKAGE_HEADER_BYTES as u64;
+    while at < out.bytes {
+        match read_header(store, id, at, out.bytes) {
+            Ok(header) => {
+                let next = at + header.segment_bytes();
+                out.segments.push(FoundSegment { offset: at, header });
+                at = next;
+            }
+            Err(e) => {
+                out.damage.push((at, e));
+                return;
+            }
+        }
+    }
+}
+
+fn read_header(store: &dyn PackageStore, id: &PackageId, at: u64, end: u64) -> Result<SegmentHeader> {
+    let short = || Error::damaged("a segment reaches past the end of its package");
+    let room = end.checked_sub(at).ok_or_else(short)?;
+    if room < SEGMENT_HEADER_BYTES as u64 {
+        return Err(short());
+    }
+    let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+    store.read(id, at, &mut bytes)?;
+    let needed = SegmentHeader::needed_bytes(&bytes)?;
+    if needed as u64 > room {
+        return Err(short());
+    }
+    bytes.resize(needed, 0);
+    store.read(id, at, &mut bytes)?;
+    let header = SegmentHeader::decode(&bytes)?;
+    if header.segment_bytes() > room { Err(short()) } else { Ok(header) }
+}
+
+/// Reads, verifies and opens a whole segment.
+///
+/// # Errors
+/// `Damaged` with the package and the place, or the medium's error.
+pub fn read_segment(store: &dyn PackageStore, keys: &Keys, id: &PackageId, offset: u64, bytes: u32) -> Result<Segment> {
+    let key = keys.package(id);
+    read_segment_with(store, key.as_ref(), id, offset, bytes)
+}
+
+pub(super) fn read_segment_with(
+    store: &dyn PackageStore,
+    key: Option<&super::keys::PackageKey>,
+    id: &PackageId,
+    offset: u64,
+    bytes: u32,
+) -> Result<Segment> {
+    let mut buffer = vec![0; bytes as usize];
+    store.read(id, offset, &mut buffer)?;
+    Segment::open(buffer, key).map_err(|e| e.context(format!("package {id}, segment at byte {offset}")))
+}

@@ -1,0 +1,145 @@
+//! Segments between memory and package: compress and seal, open and verify (SPEC.md section 4).
+
+use super::keys::PackageKey;
+use crate::error::{Error, Result};
+use repo_format::{Codec, SegmentHeader, SegmentKind, TableEntry, check_of};
+use std::cell::RefCell;
+
+/// zstd level of everything that is written.
+pub const ZSTD_LEVEL: i32 = 1;
+
+/// A compressed, not yet sealed segment: its number and place are the packager's to give.
+pub(super) struct Packed {
+    header: SegmentHeader,
+    payload: Vec<u8>,
+}
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+impl Packed {
+    /// Compresses `raw`, the concatenation of the chunks of `table`.
+    pub(super) fn new(kind: SegmentKind, table: Vec<TableEntry>, raw: &[u8]) -> Result<Self> {
+        let compressed = compress(raw)?;
+        // Decompression must pay for itself: at least a 32nd.
+        let (codec, payload) = match compressed {
+            Some(bytes) if bytes.len() + raw.len() / 32 < raw.len() => (Codec::Zstd, bytes),
+            _ => (Codec::Raw, raw.to_vec()),
+        };
+        let stored_bytes = payload.len() as u32;
+        let header = SegmentHeader { kind, codec, number: 0, stored_bytes, payload_check: [0; 16], table };
+        Ok(Self { header, payload })
+    }
+
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.header.segment_bytes()
+    }
+
+    pub(super) fn table(&self) -> &[TableEntry] {
+        &self.header.table
+    }
+
+    /// Encrypts or checksums the payload under its final number; returns header bytes and payload.
+    pub(super) fn seal(mut self, number: u32, key: Option<&PackageKey>) -> Result<(Vec<u8>, Vec<u8>)> {
+        self.header.number = number;
+        self.header.payload_check = match key {
+            Some(key) => key.seal(number, &self.header.associated_data(), &mut self.payload)?,
+            None => check_of(&self.payload),
+        };
+        Ok((self.header.encode(), self.payload))
+    }
+}
+
+fn compress(raw: &[u8]) -> Result<Option<Vec<u8>>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let failed = |e| Error::io("compressing a segment", e);
+        if slot.is_none() {
+            *slot = Some(zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(failed)?);
+        }
+        slot.as_mut().map(|c| c.compress(raw)).transpose().map_err(failed)
+    })
+}
+
+/// A verified, decompressed segment.
+pub struct Segment {
+    header: SegmentHeader,
+    raw: Vec<u8>,
+    starts: Vec<u32>,
+}
+
+impl Segment {
+    /// Verifies and opens a whole segment as read from its package.
+    ///
+    /// # Errors
+    /// `Damaged`, when anything in it is not what was written. With a key the tag vouches for header,
+    /// table and payload; without, their checksums do.
+    pub fn open(mut bytes: Vec<u8>, key: Option<&PackageKey>) -> Result<Self> {
+        let header = SegmentHeader::decode(&bytes)?;
+        let front = header.encoded_bytes();
+        if header.segment_bytes() != bytes.len() as u64 {
+            return Err(Error::damaged("a segment has another length than its header says"));
+        }
+        let payload = &mut bytes[front..];
+        let whole = match key {
+            Some(key) => key.open(header.number, &header.associated_data(), payload, header.payload_check),
+            None => check_of(payload) == header.payload_check,
+        };
+        if !whole {
+            return Err(Error::damaged("a segment's content does not match its checksum"));
+        }
+        let raw = match header.codec {
+            Codec::Raw => payload.to_vec(),
+            Codec::Zstd => decompress(payload, header.raw_bytes() as usize)?,
+        };
+        if raw.len() as u64 != header.raw_bytes() {
+            return Err(Error::damaged("a segment decompresses to another length than its header says"));
+        }
+        let starts = header
+            .table
+            .iter()
+            .scan(0_u32, |at, row| {
+                let start = *at;
+                *at += row.raw_bytes;
+                Some(start)
+            })
+            .collect();
+        Ok(Self { header, raw, starts })
+    }
+
+    /// Kind, number and chunk table.
+    #[must_use]
+    pub const fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// The chunks' bytes, one after the other.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
+    /// The table row of the chunk that begins at byte `skip` of [`Segment::raw`].
+    #[must_use]
+    pub fn row_at(&self, skip: u32) -> Option<&TableEntry> {
+        self.starts.binary_search(&skip).ok().and_then(|index| self.header.table.get(index))
+    }
+
+    /// (start, row) of every chunk.
+    pub fn rows(&self) -> impl Iterator<Item = (u32, &TableEntry)> {
+        self.starts.iter().copied().zip(&self.header.table)
+    }
+}
+
+fn decompress(payload: &[u8], raw_bytes: usize) -> Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        let failed = |e: std::io::Error| Error::damaged("a segment cannot be decompressed").because(e);
+        if slot.is_none() {
+            *slot = Some(zstd::bulk::Decompressor::new().map_err(failed)?);
+        }
+        // The capacity is the header's length, bounded by MAX_SEGMENT_RAW_BYTES: a bomb fails instead of growing.
+        let out = slot.as_mut().map(|d| d.decompress(payload, raw_bytes)).transpose().map_err(failed)?;
+        Ok(out.unwrap_or_default())
+    })
+}

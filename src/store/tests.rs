@@ -1,0 +1,358 @@
+//! One conformance suite for every package store, and the store's promises under crash and damage.
+
+use super::*;
+use crate::error::ErrorKind;
+use repo_format::{ChunkId, Counts, PackageId, PointId, PointRecord, SegmentKind, SourceKind, StoreKind, Time};
+use std::path::Path;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+fn unlock() -> crate::Result<Vec<u8>> {
+    Ok(b"correct horse".to_vec())
+}
+
+fn cheap() -> CreateOptions {
+    let kdf = repo_format::KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
+    CreateOptions { kdf, ..CreateOptions::default() }
+}
+
+fn new_repo(options: &CreateOptions) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    create(dir.path(), &mut unlock, options).unwrap();
+    dir
+}
+
+fn writer(path: &Path) -> Writer {
+    Writer::open(path, &mut unlock, &OpenOptions::default()).unwrap()
+}
+
+fn reader(path: &Path) -> Arc<Repository> {
+    Repository::open(path, &mut unlock, &OpenOptions::default()).unwrap()
+}
+
+/// Deterministic bytes that compress a little.
+fn content(seed: u32, len: usize) -> Vec<u8> {
+    let mut state = u64::from(seed) << 1 | 1;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 60) as u8 * 7
+    };
+    (0..len).map(next).collect()
+}
+
+fn store(w: &Writer, bytes: &[u8]) -> ChunkId {
+    let id = w.chunk_id(bytes);
+    if w.claim(&[id]).unwrap()[0] {
+        w.store_segment(SegmentKind::Data, &[(id, bytes.len() as u32)], bytes).unwrap();
+    }
+    id
+}
+
+fn point(w: &Writer, id: u8, root: ChunkId) -> PointRecord {
+    let time = Time { sec: 1_700_000_000 + i64::from(id), nsec: 5 };
+    PointRecord {
+        repo: w.repository().header().repo,
+        id: PointId([id; 16]),
+        time,
+        sealed: time,
+        root,
+        next_ino: 2,
+        kind: SourceKind::Dir,
+        host: b"host".to_vec(),
+        source: b"/data".to_vec(),
+        parent: None,
+        counts: Counts::default(),
+        paths: vec![b"/data".to_vec()],
+        tags: Vec::new(),
+        file_systems: Vec::new(),
+        notes: Vec::new(),
+        program: b"test".to_vec(),
+        extra: Vec::new(),
+    }
+}
+
+mod conformance {
+    use super::*;
+
+    fn suite(store: &dyn PackageStore) {
+        let (a, b) = (PackageId([1; 16]), PackageId([2; 16]));
+        assert!(store.len(&a).is_err() && store.read(&a, 0, &mut [0; 1]).is_err());
+        store.create(&a).unwrap();
+        store.create(&b).unwrap();
+        store.append(&a, 0, &[b"abc", b"", b"defg"]).unwrap();
+        store.append(&b, 0, &[b"other"]).unwrap();
+        store.append(&a, 7, &[b"hi"]).unwrap();
+        store.sync(&a).unwrap();
+        for (at, want) in [(0, &b"abcdefghi"[..]), (2, b"cde"), (6, b"gh"), (7, b"hi"), (8, b"i")] {
+            let mut buffer = vec![0; want.len()];
+            store.read(&a, at, &mut buffer).unwrap();
+            assert_eq!(buffer, want);
+        }
+        for (at, len) in [(8, 2), (9, 1), (100, 1), (0, 10)] {
+            assert!(store.read(&a, at, &mut vec![0; len]).is_err(), "read past the end at {at}+{len}");
+        }
+        assert!(store.append(&a, 3, &[b"x"]).is_err(), "an append in the middle");
+        assert!(store.append(&a, 12, &[b"x"]).is_err(), "an append past the end");
+        assert_eq!(store.len(&a).unwrap(), 9);
+        assert!(store.create(&a).is_err(), "made twice");
+        store.seal(&a).unwrap();
+        store.seal(&b).unwrap();
+        let mut all = store.list().unwrap();
+        all.sort_unstable();
+        assert_eq!(all, [a, b]);
+        store.delete(&a).unwrap();
+        store.delete(&a).unwrap();
+        assert_eq!(store.list().unwrap(), [b]);
+        let mut buffer = [0; 5];
+        store.read(&b, 0, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"other");
+        let big = content(1, 300_000);
+        let c = PackageId([3; 16]);
+        store.create(&c).unwrap();
+        for (i, part) in big.chunks(70_000).enumerate() {
+            store.append(&c, i as u64 * 70_000, &[part]).unwrap();
+        }
+        let mut buffer = vec![0; 200_000];
+        store.read(&c, 50_001, &mut buffer).unwrap();
+        assert_eq!(buffer, big[50_001..250_001]);
+        store.punch(&c, 0, 65_536).unwrap();
+        assert_eq!(store.len(&c).unwrap(), 300_000);
+    }
+
+    #[test]
+    fn files() {
+        let dir = tempfile::tempdir().unwrap();
+        suite(&FileStore::new(dir.path().to_path_buf()));
+    }
+
+    #[test]
+    fn memory() {
+        suite(&MemoryStore::default());
+    }
+
+    #[test]
+    fn rocksdb() {
+        let dir = tempfile::tempdir().unwrap();
+        suite(&RocksStore::new(Arc::new(Index::open_writer(&dir.path().join("db"), true, true).unwrap())));
+    }
+
+    #[test]
+    fn file_store_frees_punched_ranges() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::new(dir.path().to_path_buf());
+        let id = PackageId([7; 16]);
+        store.create(&id).unwrap();
+        store.append(&id, 0, &[&content(3, 1 << 20)]).unwrap();
+        store.seal(&id).unwrap();
+        assert_eq!(store.punch(&id, 4096, 512 << 10).unwrap(), 512 << 10);
+    }
+}
+
+#[test]
+fn what_is_stored_is_read_back_by_a_reader_beside_the_writer() {
+    for options in [cheap(), CreateOptions { encrypt: false, ..cheap() }, CreateOptions { store: StoreKind::RocksDb, ..cheap() }] {
+        let dir = new_repo(&options);
+        let (w, r) = (writer(dir.path()), reader(dir.path()));
+        let contents: Vec<Vec<u8>> = (0..40).map(|i| content(i, 1000 * (i as usize + 1))).collect();
+        let ids: Vec<ChunkId> = contents.iter().map(|c| store(&w, c)).collect();
+        assert!(r.locate(&ids[0]).unwrap().is_none(), "visible before the checkpoint");
+        w.checkpoint().unwrap();
+        r.refresh().unwrap();
+        for (id, bytes) in ids.iter().zip(&contents) {
+            assert_eq!(&*r.chunk(id).unwrap(), &bytes[..]);
+            assert_eq!(&*w.repository().chunk(id).unwrap(), &bytes[..]);
+        }
+        let before = w.stats();
+        contents.iter().for_each(|c| {
+            store(&w, c);
+        });
+        assert_eq!(w.stats(), before, "known chunks are stored again");
+        w.seal(&point(&w, 9, ids[0])).unwrap();
+        r.refresh().unwrap();
+        assert_eq!(r.point_records().unwrap().len(), 1);
+        assert!(r.index().packages().unwrap().iter().all(|p| p.sealed));
+        assert!(r.index().journal().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_second_writer_is_refused_and_told_who_writes() {
+    let dir = new_repo(&cheap());
+    let _w = writer(dir.path());
+    let error = Writer::open(dir.path(), &mut unlock, &OpenOptions::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    let text = error.to_string();
+    assert!(text.contains(&format!("pid {}", std::process::id())) && text.contains("host"), "{text}");
+}
+
+#[test]
+fn wrong_password_missing_repository_newer_format() {
+    let dir = new_repo(&cheap());
+    let options = OpenOptions::default();
+    let wrong = Repository::open(dir.path(), &mut || Ok(b"wrong".to_vec()), &options).err().unwrap();
+    assert_eq!(wrong.kind(), ErrorKind::WrongPassword);
+    let none = Repository::open(&dir.path().join("x"), &mut unlock, &options).err().unwrap();
+    assert_eq!(none.kind(), ErrorKind::NoRepository);
+    let file = dir.path().join("relict.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("format = 1", "format = 2")).unwrap();
+    let newer = Repository::open(dir.path(), &mut unlock, &options).err().unwrap();
+    assert_eq!(newer.kind(), ErrorKind::NewerFormat);
+    std::fs::write(&file, text.replace("chunk_bytes = [16384", "chunk_bytes = [16385")).unwrap();
+    let damaged = Repository::open(dir.path(), &mut unlock, &options).err().unwrap();
+    assert_eq!(damaged.kind(), ErrorKind::Damaged);
+}
+
+#[test]
+fn init_refuses_what_is_occupied() {
+    let dir = new_repo(&cheap());
+    let again = create(dir.path(), &mut unlock, &cheap()).err().unwrap();
+    assert!(again.to_string().contains("is a repository already"));
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("file"), "x").unwrap();
+    assert!(create(other.path(), &mut unlock, &cheap()).err().unwrap().to_string().contains("is not empty"));
+    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 1, "something was written");
+}
+
+#[test]
+fn chunks_of_a_killed_run_are_found_again() {
+    for options in [cheap(), CreateOptions { store: StoreKind::RocksDb, ..cheap() }] {
+        let dir = new_repo(&options);
+        let contents: Vec<Vec<u8>> = (0..20).map(|i| content(i, 50_000)).collect();
+        let w = writer(dir.path());
+        contents.iter().for_each(|c| {
+            store(&w, c);
+        });
+        w.abandon();
+        let w = writer(dir.path());
+        let before = w.stats();
+        for c in &contents {
+            let id = store(&w, c);
+            assert_eq!(&*w.repository().chunk(&id).unwrap(), &c[..]);
+        }
+        assert_eq!(w.stats(), before);
+        assert!(w.repository().index().packages().unwrap().iter().all(|p| p.sealed));
+    }
+}
+
+#[test]
+fn a_torn_tail_is_left_out_at_every_length() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let contents: Vec<Vec<u8>> = (0..3).map(|i| content(i, 3000)).collect();
+    let ids: Vec<ChunkId> = contents.iter().map(|c| store(&w, c)).collect();
+    let id = w.repository().index().packages().unwrap()[0].id;
+    w.abandon();
+    let name = id.to_string();
+    let file = format!("packages/{}/{name}.pkg", &name[..2]);
+    let full = std::fs::read(dir.path().join(&file)).unwrap();
+    for cut in (0..full.len()).step_by(211) {
+        let copy = tempfile::tempdir().unwrap();
+        let status = std::process::Command::new("cp").arg("-a").arg(dir.path().join(".")).arg(copy.path()).status();
+        assert!(status.unwrap().success());
+        std::fs::write(copy.path().join(&file), &full[..cut]).unwrap();
+        let w = writer(copy.path());
+        for (id, bytes) in ids.iter().zip(&contents) {
+            match w.repository().chunk(id) {
+                Ok(chunk) => assert_eq!(&*chunk, &bytes[..]),
+                Err(_) => assert!(w.repository().locate(id).unwrap().is_none(), "indexed but not readable, cut {cut}"),
+            }
+            let again = store(&w, bytes);
+            w.checkpoint().unwrap();
+            assert_eq!(&*w.repository().chunk(&again).unwrap(), &bytes[..]);
+        }
+        w.finish().unwrap();
+        for package in w.repository().packages().list().unwrap() {
+            let scanned = scan_package(&**w.repository().packages(), &package).unwrap();
+            assert!(scanned.footer.is_some() && scanned.damage.is_empty());
+        }
+    }
+}
+
+#[test]
+fn the_index_is_rebuilt_from_packages() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let contents: Vec<Vec<u8>> = (0..50).map(|i| content(i, 9000)).collect();
+    let ids: Vec<ChunkId> = contents.iter().map(|c| store(&w, c)).collect();
+    let sealed = point(&w, 1, ids[0]);
+    w.seal(&sealed).unwrap();
+    let late = content(99, 5000);
+    let late_id = store(&w, &late);
+    w.abandon();
+    std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+    let error = Repository::open(dir.path(), &mut unlock, &OpenOptions::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(error.advice().unwrap().contains("relict-maint rebuild"));
+    let rebuilt = rebuild(dir.path(), &mut unlock).unwrap();
+    assert_eq!((rebuilt.points, rebuilt.damage.len()), (1, 0));
+    assert_eq!(rebuilt.chunks, 52, "50 chunks, the point record and the unfinished run's chunk");
+    let r = reader(dir.path());
+    assert_eq!(r.point_records().unwrap(), [sealed]);
+    for (id, bytes) in ids.iter().zip(&contents) {
+        assert_eq!(&*r.chunk(id).unwrap(), &bytes[..]);
+    }
+    assert_eq!(&*r.chunk(&late_id).unwrap(), &late[..]);
+}
+
+#[test]
+fn no_flipped_byte_of_a_package_is_ever_served() {
+    for encrypt in [true, false] {
+        let dir = new_repo(&CreateOptions { encrypt, ..cheap() });
+        let w = writer(dir.path());
+        let bytes = content(5, 2000);
+        let id = store(&w, &bytes);
+        w.finish().unwrap();
+        let package = w.repository().index().packages().unwrap()[0].id;
+        drop(w);
+        let name = package.to_string();
+        let file = dir.path().join(format!("packages/{}/{name}.pkg", &name[..2]));
+        let good = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let r = reader(dir.path());
+        let at = r.locate(&id).unwrap().unwrap();
+        let (mut refused, mut flips) = (0, 0);
+        for byte in 0..good.len() {
+            let mut bad = good.clone();
+            bad[byte] ^= 1 << (byte % 8);
+            std::fs::write(&file, &bad).unwrap();
+            // A new store each time: no open file and no cache between the damage and the reader.
+            let files = FileStore::new(dir.path().join("packages"));
+            let opened = read_segment(&files, r.keys(), &package, u64::from(at.offset), at.segment_bytes);
+            match opened {
+                Ok(segment) => assert_eq!(segment.raw(), &bytes[..]),
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Damaged);
+                    refused += 1;
+                }
+            }
+            flips += u32::from((at.offset as usize..(at.offset + at.segment_bytes) as usize).contains(&byte));
+        }
+        assert_eq!(refused, flips, "every flip inside the segment is noticed, and only those");
+    }
+}
+
+#[test]
+fn packages_are_sealed_at_their_size_while_others_write() {
+    let dir = new_repo(&CreateOptions { encrypt: false, ..cheap() });
+    let w = writer(dir.path());
+    let random: Vec<u8> = (0..1_u32 << 20).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
+    std::thread::scope(|scope| {
+        for t in 0..3_u8 {
+            let (w, random) = (&w, &random);
+            scope.spawn(move || {
+                for i in 0..50_u8 {
+                    let mut part = random.clone();
+                    part[0] = t;
+                    part[1] = i;
+                    store(w, &part);
+                }
+            });
+        }
+    });
+    w.checkpoint().unwrap();
+    let packages = w.repository().index().packages().unwrap();
+    assert_eq!(packages.len(), 3);
+    assert_eq!(packages.iter().filter(|p| p.sealed).count(), 2);
+    assert_eq!(w.stats().new_data_chunks, 150);
+}

@@ -1,0 +1,482 @@
+//! The one writer: claims chunks, packs segments, and makes things durable in the one order that survives
+//! a crash: package bytes, fsync, index batch, restore point, acknowledge (SPEC.md section 10).
+//!
+//! Any number of threads call [`Writer::claim`] and [`Writer::store_segment`]; compression runs on the
+//! calling thread. One syncer thread makes full packages durable while others go on.
+
+use super::index::{Index, IndexBatch, Location, PackageInfo};
+use super::keys::{Keys, PackageKey, random};
+use super::lease::Lease;
+use super::package_store::PackageStore;
+use super::recover;
+use super::repository::{OpenOptions, Repository, Unlock, open_keys, read_header};
+use super::segment::Packed;
+use crate::error::{Error, ErrorKind, Result};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use repo_format::{
+    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, PackageKind, PointRecord,
+    SegmentKind, StoreKind, TableEntry,
+};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+/// A package is sealed once it has this many bytes.
+pub const PACKAGE_BYTES: u64 = 64 << 20;
+/// Tree nodes are collected up to this many bytes before they become a segment.
+const NODE_SEGMENT_BYTES: usize = 256 << 10;
+/// Full packages that may wait for the disk; a writer faster than the disk waits here.
+const SYNC_QUEUE: usize = 2;
+
+/// What a writer has added so far. Counters only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriterStats {
+    /// Chunks stored (content and nodes).
+    pub new_chunks: u64,
+    /// Of these, content chunks.
+    pub new_data_chunks: u64,
+    /// Their uncompressed bytes (content and nodes).
+    pub new_bytes: u64,
+    /// Bytes appended to packages.
+    pub stored_bytes: u64,
+    /// Segments stored.
+    pub segments: u64,
+    /// Data packages begun.
+    pub data_packages: u64,
+    /// Metadata packages begun.
+    pub meta_packages: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    new_chunks: AtomicU64,
+    new_data_chunks: AtomicU64,
+    new_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
+    segments: AtomicU64,
+    data_packages: AtomicU64,
+    meta_packages: AtomicU64,
+}
+
+/// The open repository of the process that holds the lease.
+pub struct Writer {
+    shared: Arc<Shared>,
+    syncer: Option<(Sender<Job>, JoinHandle<()>)>,
+    /// Set by tests that want the end of a killed process.
+    abandoned: bool,
+    _lease: Lease,
+}
+
+struct Shared {
+    repository: Arc<Repository>,
+    index: Arc<Index>,
+    packages: Arc<dyn PackageStore>,
+    keys: Keys,
+    /// Chunks of this run that are not in the index yet.
+    pending: Mutex<HashSet<ChunkId>>,
+    data: Mutex<Option<OpenPackage>>,
+    meta: Mutex<Option<OpenPackage>>,
+    next_package: AtomicU32,
+    counters: Counters,
+    /// The first error of the syncer; every later call fails with it.
+    failure: Mutex<Option<(ErrorKind, String)>>,
+}
+
+/// A package being appended to.
+struct OpenPackage {
+    info: PackageInfo,
+    key: Option<PackageKey>,
+    offset: u64,
+    footer: PackageFooter,
+    /// Chunks whose index entries wait for the package to be durable.
+    unindexed: Vec<(ChunkId, Location)>,
+}
+
+enum Job {
+    Seal(Box<OpenPackage>),
+    Barrier(Sender<()>),
+}
+
+impl Writer {
+    /// Takes the lease, opens for writing, and finishes what a killed writer left behind.
+    ///
+    /// # Errors
+    /// `Locked`, and as [`Repository::open`].
+    pub fn open(path: &Path, unlock: &mut Unlock<'_>, options: &OpenOptions) -> Result<Self> {
+        let header = read_header(path)?;
+        if !header.writable() {
+            return Err(Error::new(ErrorKind::NewerFormat, format!("{} uses features this program can only read", path.display()))
+                .advise("nothing was changed; write to it with the newer relict that made it"));
+        }
+        let lease = Lease::take(&path.join("lock"))?;
+        let keys = open_keys(path, &header, unlock)?;
+        let index = Index::open_writer(&path.join("db"), header.store == StoreKind::RocksDb, false)?;
+        let index = Arc::new(index);
+        let repository = Arc::new(Repository::assemble(path, header, keys.clone(), index.clone(), options));
+        Self::over(repository, index, keys, lease)
+    }
+
+    fn over(repository: Arc<Repository>, index: Arc<Index>, keys: Keys, lease: Lease) -> Result<Self> {
+        let packages = repository.packages().clone();
+        recover::finish_open_packages(&index, &*packages, &keys)?;
+        let known = index.packages()?;
+        repository.learn(&known);
+        let next = known.iter().map(|p| p.number + 1).max().unwrap_or(0);
+        let shared = Arc::new(Shared {
+            repository,
+            index,
+            packages,
+            keys,
+            pending: Mutex::default(),
+            data: Mutex::default(),
+            meta: Mutex::default(),
+            next_package: AtomicU32::new(next),
+            counters: Counters::default(),
+            failure: Mutex::default(),
+        });
+        let (sender, receiver) = bounded(SYNC_QUEUE);
+        let thread = std::thread::Builder::new().name("relict-sync".into()).spawn({
+            let shared = shared.clone();
+            move || shared.sync_packages(&receiver)
+        });
+        let thread = thread.map_err(|e| Error::io("starting a thread", e))?;
+        Ok(Self { shared, syncer: Some((sender, thread)), abandoned: false, _lease: lease })
+    }
+
+    /// The same repository for reading; sees chunks once they are indexed.
+    #[must_use]
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.shared.repository
+    }
+
+    /// The id of a chunk.
+    #[must_use]
+    pub fn chunk_id(&self, bytes: &[u8]) -> ChunkId {
+        self.shared.keys.chunk_id(bytes)
+    }
+
+    /// For each id: true when it is new, and the caller must store it in this run.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn claim(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        self.shared.healthy()?;
+        let mut new: Vec<bool> = {
+            let mut pending = self.shared.pending();
+            ids.iter().map(|id| pending.insert(*id)).collect()
+        };
+        // Whoever asks meanwhile sees the claim and takes the chunk for present, which is right either way.
+        let asked: Vec<ChunkId> = ids.iter().zip(&new).filter(|(_, new)| **new).map(|(id, _)| *id).collect();
+        if asked.is_empty() {
+            return Ok(new);
+        }
+        let found = self.shared.index.locate_many(&asked)?;
+        let mut pending = self.shared.pending();
+        let answers = new.iter_mut().filter(|n| **n);
+        for ((answer, id), found) in answers.zip(&asked).zip(found) {
+            if found.is_some() {
+                *answer = false;
+                pending.remove(id);
+            }
+        }
+        Ok(new)
+    }
+
+    /// Stores chunks as one segment: `raw` is their bytes, one after the other. Not durable before a checkpoint.
+    ///
+    /// # Errors
+    /// When the medium fails; the run cannot go on then, and what was stored before stays whole.
+    pub fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        debug_assert_eq!(chunks.iter().map(|c| c.1 as usize).sum::<usize>(), raw.len());
+        self.shared.healthy()?;
+        let table = chunks.iter().map(|(id, raw_bytes)| TableEntry { id: *id, raw_bytes: *raw_bytes }).collect();
+        let packed = Packed::new(kind, table, raw)?;
+        let counters = &self.shared.counters;
+        counters.new_chunks.fetch_add(chunks.len() as u64, Ordering::Relaxed);
+        counters.new_bytes.fetch_add(raw.len() as u64, Ordering::Relaxed);
+        if kind == SegmentKind::Data {
+            counters.new_data_chunks.fetch_add(chunks.len() as u64, Ordering::Relaxed);
+        }
+        let full = self.shared.append(kind, packed)?;
+        if let (Some(full), Some((sender, _))) = (full, &self.syncer) {
+            sender.send(Job::Seal(Box::new(full))).map_err(|_| self.shared.gone())?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything stored so far durable and findable.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.drain()?;
+        for slot in [&self.shared.data, &self.shared.meta] {
+            if let Some(open) = lock(slot).as_mut() {
+                self.shared.index_open(open)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until full packages are durable and indexed.
+    fn drain(&self) -> Result<()> {
+        if let Some((sender, _)) = &self.syncer {
+            let (done, wait) = bounded(1);
+            sender.send(Job::Barrier(done)).map_err(|_| self.shared.gone())?;
+            wait.recv().map_err(|_| self.shared.gone())?;
+        }
+        self.shared.healthy()
+    }
+
+    /// Seals the open packages; the next segment begins a new one. Ends in the state of a checkpoint.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn finish(&self) -> Result<()> {
+        self.drain()?;
+        for slot in [&self.shared.data, &self.shared.meta] {
+            let open = lock(slot).take();
+            open.map(|open| self.shared.seal_package(open)).transpose()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a restore point visible: everything it needs first, then its record, then the catalogue.
+    ///
+    /// # Errors
+    /// When the medium fails: the point is then not there, and what it shares with others is unharmed.
+    pub fn seal(&self, point: &PointRecord) -> Result<()> {
+        // Content before the nodes and the record that name it.
+        self.drain()?;
+        let data = lock(&self.shared.data).take();
+        data.map(|open| self.shared.seal_package(open)).transpose()?;
+        let record = point.encode();
+        let id = self.chunk_id(&record);
+        self.store_segment(SegmentKind::Point, &[(id, record.len() as u32)], &record)?;
+        self.finish()?;
+        let mut batch = IndexBatch::default();
+        self.shared.index.add_point(&mut batch, &point.id.0, &record)?;
+        self.shared.index.commit(batch)
+    }
+
+    /// Takes tree nodes, stores each once, and packs them into segments.
+    #[must_use]
+    pub fn node_writer(&self) -> NodePacker<'_> {
+        NodePacker { writer: self, chunks: Vec::new(), raw: Vec::with_capacity(NODE_SEGMENT_BYTES) }
+    }
+
+    /// Ends as a killed process would: nothing is finished.
+    #[cfg(test)]
+    pub(super) fn abandon(mut self) {
+        self.abandoned = true;
+    }
+
+    /// What was added so far.
+    #[must_use]
+    pub fn stats(&self) -> WriterStats {
+        let c = &self.shared.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WriterStats {
+            new_chunks: get(&c.new_chunks),
+            new_data_chunks: get(&c.new_data_chunks),
+            new_bytes: get(&c.new_bytes),
+            stored_bytes: get(&c.stored_bytes),
+            segments: get(&c.segments),
+            data_packages: get(&c.data_packages),
+            meta_packages: get(&c.meta_packages),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // An orderly end indexes what is there; after an error the next writer's recovery does.
+        if !self.abandoned {
+            let _ = self.finish();
+        }
+        if let Some((sender, thread)) = self.syncer.take() {
+            drop(sender);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
+        lock(&self.pending)
+    }
+
+    fn healthy(&self) -> Result<()> {
+        match &*lock(&self.failure) {
+            None => Ok(()),
+            Some((kind, message)) => Err(Error::new(*kind, message.clone())),
+        }
+    }
+
+    fn gone(&self) -> Error {
+        self.healthy().err().unwrap_or_else(|| Error::new(ErrorKind::Io, "the thread that makes packages durable has ended"))
+    }
+
+    fn fail(&self, error: Error) -> Error {
+        lock(&self.failure).get_or_insert_with(|| (error.kind(), error.to_string()));
+        error
+    }
+
+    /// Appends a segment; returns the package when that filled it.
+    fn append(&self, kind: SegmentKind, packed: Packed) -> Result<Option<OpenPackage>> {
+        let (slot, kind) = match kind {
+            SegmentKind::Data => (&self.data, PackageKind::Data),
+            SegmentKind::Node | SegmentKind::Point => (&self.meta, PackageKind::Meta),
+        };
+        let mut slot = lock(slot);
+        if slot.is_none() {
+            *slot = Some(self.begin(kind).map_err(|e| self.fail(e))?);
+        }
+        let Some(open) = slot.as_mut() else { return Ok(None) };
+        self.append_to(open, packed).map_err(|e| self.fail(e))?;
+        Ok(if open.offset >= PACKAGE_BYTES { slot.take() } else { None })
+    }
+
+    fn begin(&self, kind: PackageKind) -> Result<OpenPackage> {
+        let id = PackageId(random()?);
+        let number = self.next_package.fetch_add(1, Ordering::SeqCst);
+        let info = PackageInfo { number, id, kind, sealed: false, bytes: PACKAGE_HEADER_BYTES as u64 };
+        // The journal entry is durable before the first byte, so no package can be overlooked.
+        let mut batch = IndexBatch::default();
+        self.index.add_package(&mut batch, &info)?;
+        self.index.add_journal(&mut batch, &info)?;
+        self.index.commit(batch)?;
+        self.packages.create(&id)?;
+        let repo = self.repository.header().repo;
+        let header = PackageHeader { kind, encrypted: self.keys.encrypted(), repo, package: id };
+        self.packages.append(&id, 0, &[&header.encode()])?;
+        self.repository.learn(&[info]);
+        let counter = match kind {
+            PackageKind::Data => &self.counters.data_packages,
+            PackageKind::Meta => &self.counters.meta_packages,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let offset = PACKAGE_HEADER_BYTES as u64;
+        let key = self.keys.package(&id);
+        Ok(OpenPackage { info, key, offset, footer: PackageFooter::default(), unindexed: Vec::new() })
+    }
+
+    fn append_to(&self, open: &mut OpenPackage, packed: Packed) -> Result<()> {
+        let number = open.footer.entries.len() as u32;
+        let (offset, bytes) = (open.offset, packed.segment_bytes());
+        let mut skip = 0;
+        for row in packed.table() {
+            let segment_bytes = bytes as u32;
+            let at = Location { package: open.info.number, offset: offset as u32, segment_bytes, skip, len: row.raw_bytes };
+            open.unindexed.push((row.id, at));
+            skip += row.raw_bytes;
+        }
+        let chunks = packed.table().len() as u32;
+        let (header, payload) = packed.seal(number, open.key.as_ref())?;
+        self.packages.append(&open.info.id, offset, &[&header, &payload])?;
+        open.footer.entries.push(FooterEntry { offset, bytes: bytes as u32, number, chunks });
+        open.offset += bytes;
+        self.counters.segments.fetch_add(1, Ordering::Relaxed);
+        self.counters.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Footer, fsync, index batch: after this the package is immutable.
+    fn seal_package(&self, mut open: OpenPackage) -> Result<()> {
+        let footer = open.footer.encode();
+        self.packages.append(&open.info.id, open.offset, &[&footer])?;
+        self.counters.stored_bytes.fetch_add((footer.len() + PACKAGE_HEADER_BYTES) as u64, Ordering::Relaxed);
+        open.offset += footer.len() as u64;
+        self.packages.seal(&open.info.id)?;
+        open.info.sealed = true;
+        self.commit_entries(&mut open)
+    }
+
+    /// fsync and index batch of a package that goes on.
+    fn index_open(&self, open: &mut OpenPackage) -> Result<()> {
+        if open.unindexed.is_empty() {
+            return Ok(());
+        }
+        self.packages.sync(&open.info.id)?;
+        self.commit_entries(open)
+    }
+
+    fn commit_entries(&self, open: &mut OpenPackage) -> Result<()> {
+        open.info.bytes = open.offset;
+        let mut batch = IndexBatch::default();
+        for (id, at) in &open.unindexed {
+            self.index.add_chunk(&mut batch, id, *at)?;
+        }
+        self.index.add_package(&mut batch, &open.info)?;
+        if open.info.sealed {
+            self.index.end_journal(&mut batch, open.info.number)?;
+        }
+        self.index.commit(batch)?;
+        let mut pending = self.pending();
+        open.unindexed.drain(..).for_each(|(id, _)| {
+            pending.remove(&id);
+        });
+        Ok(())
+    }
+
+    /// The syncer thread.
+    fn sync_packages(&self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            match job {
+                Job::Seal(open) => {
+                    if self.healthy().is_ok() {
+                        let _ = self.seal_package(*open).map_err(|e| self.fail(e));
+                    }
+                }
+                Job::Barrier(done) => {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+}
+
+/// Packs tree nodes into segments.
+pub struct NodePacker<'a> {
+    writer: &'a Writer,
+    chunks: Vec<(ChunkId, u32)>,
+    raw: Vec<u8>,
+}
+
+impl NodePacker<'_> {
+    /// Stores a node unless it is known, and returns its id.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn write_node(&mut self, bytes: &[u8]) -> Result<ChunkId> {
+        let id = self.writer.chunk_id(bytes);
+        if self.writer.claim(&[id])?.first() == Some(&true) {
+            self.chunks.push((id, bytes.len() as u32));
+            self.raw.extend_from_slice(bytes);
+            if self.raw.len() >= NODE_SEGMENT_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(id)
+    }
+
+    /// Stores what is collected. Must be called before the tree's root is used.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn flush(&mut self) -> Result<()> {
+        self.writer.store_segment(SegmentKind::Node, &self.chunks, &self.raw)?;
+        self.chunks.clear();
+        self.raw.clear();
+        Ok(())
+    }
+}
