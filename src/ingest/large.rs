@@ -200,7 +200,6 @@ struct Reader<'r, 'a> {
     run: &'r Run<'a>,
     buffers: &'r Buffers,
     large: &'r Arc<LargeFile<'a>>,
-    file: &'r File,
     content: Content<'r>,
     splitter: Splitter,
     /// The window is `buffer[start..filled]`; before it stand the chunks of the next block.
@@ -233,7 +232,6 @@ impl<'r, 'a> Reader<'r, 'a> {
             run,
             buffers,
             large,
-            file,
             content: Content::new(file),
             splitter: Splitter::new(run.chunker),
             buffer: buffers.take(buffer_bytes(run.chunker.max_bytes())),

@@ -7,9 +7,12 @@
 use super::exclude::Excludes;
 use super::run::lock;
 use super::source::{Attributes, SourceDir, Stat};
-use crate::os::{Dir, DirEntry};
+use crate::os::{self, Dir, DirEntry};
 use repo_format::FileKind;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -52,15 +55,21 @@ impl Listing {
 
 fn listed(dir: &SourceDir, excludes: &Excludes) -> io::Result<Vec<DirEntry>> {
     let mut entries = dir.dir.entries()?;
-    if !excludes.is_empty() {
-        entries.retain(|entry| {
-            let is_dir = match entry.kind {
-                Some(kind) => kind == crate::os::FileKind::Dir,
-                None => Stat::of_entry(&dir.dir, &entry.name).is_ok_and(|stat| stat.kind == FileKind::Dir),
-            };
-            !excludes.is_excluded(&dir.path_of(&entry.name), is_dir)
-        });
+    // A marker that cannot be read marks nothing: rather too much is kept than too little.
+    if let Ok(Some(marker)) = excludes.dir_is_marked(&dir.dir) {
+        entries.retain(|entry| entry.name == marker.name);
     }
+    let mut path = dir.path_of(b"");
+    let dir_bytes = path.len();
+    entries.retain(|entry| {
+        let is_dir = match entry.kind {
+            Some(kind) => kind == os::FileKind::Dir,
+            None => Stat::of_entry(&dir.dir, &entry.name).is_ok_and(|stat| stat.kind == FileKind::Dir),
+        };
+        path.truncate(dir_bytes);
+        path.extend_from_slice(&entry.name);
+        !excludes.excluded(Path::new(OsStr::from_bytes(&path)), is_dir)
+    });
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     // A directory that changes while it is listed may show a name twice.
     entries.dedup_by(|a, b| a.name == b.name);
@@ -126,6 +135,11 @@ pub(super) struct Ahead<'a> {
 impl<'a> Ahead<'a> {
     pub(super) fn new(excludes: &'a Excludes) -> Self {
         Self { excludes, stack: Mutex::default(), waiting: AtomicUsize::new(0) }
+    }
+
+    /// What is left out.
+    pub(super) const fn excludes(&self) -> &Excludes {
+        self.excludes
     }
 
     /// Lists the directory that a walk begins at; nobody does that ahead.

@@ -261,7 +261,8 @@ impl<'w, 'a> Walker<'w, 'a> {
 
     /// One entry; a directory is returned, to be gone into later.
     fn entry(&mut self, found: &Found<'_>) -> Result<Option<Pending>> {
-        if self.is_other_mount(found) {
+        let too_large = found.stat.kind == FileKind::File && self.ahead.excludes().excluded_by_size(found.stat.size);
+        if too_large || self.is_other_mount(found) {
             self.lose_name(found.dir.ino, found.name, found.old_name);
             return Ok(None);
         }

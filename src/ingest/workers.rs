@@ -94,7 +94,10 @@ impl<'a> Worker<'_, 'a> {
                     self.block(block);
                     continue;
                 }
-                Err(TryRecvError::Disconnected) => (no_blocks, blocks) = (true, never()),
+                Err(TryRecvError::Disconnected) => {
+                    (no_blocks, blocks) = (true, never());
+                    continue;
+                }
                 Err(TryRecvError::Empty) => {}
             }
             if self.ahead.list_one() {
