@@ -6,9 +6,11 @@
 //! {mount, restore} <- cli; `os` and `error` stand below all.
 
 pub mod catalog;
+pub mod cli;
 pub mod error;
 pub mod ingest;
 pub mod os;
+pub mod restore;
 pub mod store;
 
 pub use error::{Error, ErrorKind, Result};
