@@ -10,7 +10,7 @@ fn strings(patterns: &[&str]) -> Vec<String> {
 }
 
 /// Patterns, paths left out, paths kept.
-type Row = (&'static [&'static str], &'static [&'static [u8]], &'static [&'static [u8]]);
+type Row<'a> = (&'a [&'a str], &'a [&'a [u8]], &'a [&'a [u8]]);
 
 /// A path ending in `/` is a directory.
 fn is_excluded(excludes: &Excludes, path: &[u8]) -> bool {
@@ -36,7 +36,7 @@ fn patterns_by_table() {
         (&["#*#"], &[b"/#draft#"], &[b"/draft"]),
         (&["\\!important"], &[b"/!important"], &[b"/important"]),
         (&["with space"], &[b"/with space"], &[b"/with"]),
-        (&["\u{e4}*"], &["/\u{e4}x".as_bytes()], &[b"/ax"]),
+        (&["\u{e4}*"], &[b"/\xc3\xa4x"], &[b"/ax"]),
         (&["a*b"], &[b"/a\xff\xfeb", b"/a\nb"], &[b"/a/b", b"/a\xff"]),
         (&["{a,b}.txt"], &[b"/a.txt", b"/b.txt"], &[b"/c.txt"]),
         (&["*"], &[b"/a", b"/d/e"], &[b"/"]),
