@@ -3,6 +3,7 @@
 //! Every command is a file here with its arguments and its words. `relict` has no command that deletes;
 //! those are in `relict-maint`, so that a host can be given the one without the other.
 
+mod backup;
 mod cat;
 pub mod context;
 pub mod exit;
@@ -82,6 +83,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::InitArgs),
+    Backup(backup::BackupArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
     Umount(umount::UmountArgs),
@@ -171,6 +173,7 @@ fn run(cli: Cli) -> Result<Outcome> {
     };
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
+        Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
         Command::Umount(args) => umount::run(&context, &args),
