@@ -3,6 +3,7 @@
 //! Every command is a file here with its arguments and its words. `relict` has no command that deletes;
 //! those are in `relict-maint`, so that a host can be given the one without the other.
 
+mod backup;
 mod cat;
 pub mod context;
 pub mod exit;
@@ -17,6 +18,8 @@ pub mod text;
 mod umount;
 mod version;
 
+#[cfg(test)]
+mod tests;
 
 use crate::catalog::points::Filter;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,6 +85,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::InitArgs),
+    Backup(backup::BackupArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
     Umount(umount::UmountArgs),
@@ -121,7 +125,7 @@ POINT is one of
   latest                 the newest restore point
   latest~1               the one before it; ~N works behind any of these
   1a2b3c4d               four or more digits of an id
-  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21, 2026-11): the newest point not after it";
+  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21): the newest point not after it";
 
 /// Runs the program and gives its exit code.
 #[must_use]
@@ -171,6 +175,7 @@ fn run(cli: Cli) -> Result<Outcome> {
     };
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
+        Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
         Command::Umount(args) => umount::run(&context, &args),
