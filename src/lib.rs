@@ -9,5 +9,6 @@ pub mod catalog;
 pub mod error;
 pub mod os;
 pub mod store;
+pub mod view;
 
 pub use error::{Error, ErrorKind, Result};
