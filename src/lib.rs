@@ -6,8 +6,10 @@
 //! {mount, restore} <- cli; `os` and `error` stand below all.
 
 pub mod catalog;
+pub mod cli;
 pub mod error;
 pub mod os;
+pub mod restore;
 pub mod store;
 pub mod view;
 

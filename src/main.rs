@@ -1,2 +1,5 @@
-//! x
-fn main(){}
+//! The `relict` program; everything is in the library's `cli`.
+
+fn main() -> std::process::ExitCode {
+    relict::cli::main()
+}

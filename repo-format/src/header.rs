@@ -10,6 +10,9 @@ use crate::FORMAT_VERSION;
 use alloc::format;
 use alloc::string::String;
 
+/// Smallest FastCDC minimum, average and maximum, in bytes; the largest is [`MAX_CHUNK_BYTES`].
+pub const MIN_CHUNK_BYTES: [u32; 3] = [64, 256, 1024];
+
 const RECORD: &str = "relict.toml";
 const COMMENT: &str = "# A relict repository. Do not edit: the checksum would no longer match.\n";
 
@@ -137,7 +140,10 @@ impl RepoHeader {
             return Err(lines.error(Problem::Version));
         }
         let [min, avg, max] = self.chunk_bytes;
-        if min < 64 || min > avg || avg > max || max as usize > MAX_CHUNK_BYTES {
+        // The bounds of FastCDC v2020, which works on pairs of bytes: an odd number would mean another one.
+        let even = (min | avg | max) & 1 == 0;
+        let high_enough = min >= MIN_CHUNK_BYTES[0] && avg >= MIN_CHUNK_BYTES[1] && max >= MIN_CHUNK_BYTES[2];
+        if !even || !high_enough || min > avg || avg > max || max as usize > MAX_CHUNK_BYTES {
             return Err(lines.error(Problem::Field("chunk_bytes")));
         }
         Ok(())

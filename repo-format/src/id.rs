@@ -3,7 +3,7 @@
 use core::fmt;
 
 /// Bytes of a record checksum: the first 16 of the BLAKE3 of what it covers.
-pub(crate) const CHECK_BYTES: usize = 16;
+pub const CHECK_BYTES: usize = 16;
 
 /// A record checksum (SPEC.md section 1).
 pub type CheckSum = [u8; CHECK_BYTES];

@@ -7,6 +7,10 @@ use alloc::vec::Vec;
 pub const ROOT_INO: u64 = 1;
 /// The inode number under which entries about the tree itself stand.
 pub const TREE_INO: u64 = 0;
+/// Largest inode number: 40 bits, so that a mount can put the restore point's number above it in 64.
+pub const MAX_INO: u64 = (1 << 40) - 1;
+/// Largest size of a file and largest end of an extent, in bytes: what Linux can seek to.
+pub const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 /// Longest directory entry or extended attribute name, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 
@@ -108,12 +112,12 @@ impl<'a> Key<'a> {
             2 if valid_xattr_name(rest) => Key::Xattr(ino, rest),
             3 if valid_entry_name(rest) => Key::Dirent(ino, rest),
             2 | 3 => return Err(error(9, Problem::Field("name"))),
-            4 => Key::Extent(ino, u64::from_be_bytes(exactly(rest)?)),
+            4 => Key::Extent(ino, decode_offset(rest)?),
             5 => empty(Key::Target(ino))?,
             6 => decode_source(rest)?,
             _ => return Err(error(8, Problem::Field("kind"))),
         };
-        if (key.kind() == KeyKind::SourceIno) == (ino == TREE_INO) {
+        if (key.kind() == KeyKind::SourceIno) == (ino == TREE_INO) && ino <= MAX_INO {
             Ok(key)
         } else {
             Err(error(0, Problem::Field("ino")))
@@ -127,11 +131,16 @@ fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
 }
 
 fn decode_source(rest: &[u8]) -> Result<Key<'static>> {
-    let both: [u8; 12] = exactly(rest)?;
-    let wide = both.iter().fold(0_u128, |sum, b| sum << 8 | u128::from(*b));
-    let fs = u32::try_from(wide >> 64).unwrap_or(u32::MAX);
-    let ino = u64::try_from(wide & u128::from(u64::MAX)).unwrap_or(u64::MAX);
-    Ok(Key::SourceIno(fs, ino))
+    let short = FormatError::new("tree key", 9, Problem::Truncated);
+    let (fs, ino) = rest.split_first_chunk::<4>().ok_or(short)?;
+    Ok(Key::SourceIno(u32::from_be_bytes(*fs), u64::from_be_bytes(exactly(ino)?)))
+}
+
+fn decode_offset(rest: &[u8]) -> Result<u64> {
+    let offset = u64::from_be_bytes(exactly(rest)?);
+    let error = FormatError::new("tree key", 9, Problem::Field("offset"));
+    // An extent has at least one byte, so none begins at the last offset.
+    if offset < MAX_FILE_BYTES { Ok(offset) } else { Err(error) }
 }
 
 /// A directory entry's name: 1..=255 bytes, no NUL, no slash, not `.` and not `..`.

@@ -8,12 +8,13 @@ use alloc::vec::Vec;
 /// Bytes of a wrapped master key: 32 and the AES-256-GCM tag.
 pub const WRAPPED_KEY_BYTES: usize = 48;
 const MAGIC: &[u8; 8] = b"RELICTKY";
-const MAX_LABEL_BYTES: usize = 255;
+/// Longest label of a key slot, in bytes.
+pub const MAX_LABEL_BYTES: usize = 255;
 
 /// Cost of Argon2id. Bounded when read, so that a hostile slot cannot exhaust memory or time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KdfParams {
-    /// Memory in KiB, 8..=4 GiB.
+    /// Memory in KiB, from 8 a lane to 4 GiB.
     pub memory_kib: u32,
     /// Passes, 1..=64.
     pub passes: u32,
@@ -22,9 +23,16 @@ pub struct KdfParams {
 }
 
 impl KdfParams {
+    /// Largest memory cost, in KiB: 4 GiB.
+    pub const MAX_MEMORY_KIB: u32 = 4 << 20;
+    /// Most passes, and most lanes.
+    pub const MAX_STEPS: u32 = 64;
+
     const fn valid(self) -> bool {
-        self.memory_kib >= 8 && self.memory_kib <= 4 << 20 && self.passes >= 1 && self.passes <= 64
-            && self.lanes >= 1 && self.lanes <= 64 && self.memory_kib >= 8 * self.lanes
+        let steps = self.passes >= 1 && self.passes <= Self::MAX_STEPS;
+        let lanes = self.lanes >= 1 && self.lanes <= Self::MAX_STEPS;
+        // Argon2 itself wants 8 KiB a lane.
+        steps && lanes && self.memory_kib >= 8 * self.lanes && self.memory_kib <= Self::MAX_MEMORY_KIB
     }
 }
 

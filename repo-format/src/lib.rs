@@ -26,22 +26,24 @@ mod wire;
 
 pub use border::{NODE_MAX_BYTES, NODE_MEAN_EXTRA_BYTES, NODE_MIN_BYTES, entry_bytes, is_border};
 pub use error::{FormatError, Problem, Result};
-pub use header::{Encryption, Features, RepoHeader, StoreKind};
-pub use id::{CheckSum, ChunkId, PackageId, PointId, RepoId, check_of};
+pub use header::{Encryption, Features, MIN_CHUNK_BYTES, RepoHeader, StoreKind};
+pub use id::{CHECK_BYTES, CheckSum, ChunkId, PackageId, PointId, RepoId, check_of};
 pub use journal::{JOURNAL_MAX_BYTES, JournalRecord};
-pub use key::{Key, KeyKind, MAX_NAME_BYTES, TREE_INO, ROOT_INO};
-pub use key_slot::{KdfParams, KeySlot, WRAPPED_KEY_BYTES};
-pub use node::{Child, NODE_HEADER_BYTES, Node, NodeWriter};
+pub use key::{Key, KeyKind, MAX_FILE_BYTES, MAX_INO, MAX_NAME_BYTES, ROOT_INO, TREE_INO};
+pub use key_slot::{KdfParams, KeySlot, MAX_LABEL_BYTES, WRAPPED_KEY_BYTES};
+pub use node::{Child, MAX_KEY_BYTES, MAX_LEVEL, NODE_HEADER_BYTES, Node, NodeWriter};
 pub use package::{
-    FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader,
+    FOOTER_ENTRY_BYTES, FOOTER_TRAILER_BYTES, FooterEntry, MAX_PACKAGE_BYTES, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader,
     PackageKind,
 };
-pub use point::{Counts, PointRecord, SourceKind};
+pub use point::{Counts, POINT_FIXED_BYTES, PointRecord, SourceKind};
 pub use segment::{
     Codec, MAX_CHUNK_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES, SEGMENT_HEADER_BYTES,
     SegmentHeader, SegmentKind, TABLE_ENTRY_BYTES, TableEntry,
 };
-pub use value::{Device, Dirent, Extent, FileKind, Inode, MAX_XATTR_BYTES, SourceIdentity, Time};
+pub use value::{
+    Device, Dirent, Extent, FileKind, Inode, MAX_TARGET_BYTES, MAX_XATTR_BYTES, SourceIdentity, Time, Value,
+};
 
 /// The format version this crate reads and writes (SPEC.md section 2).
 pub const FORMAT_VERSION: u32 = 1;

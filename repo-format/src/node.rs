@@ -3,15 +3,17 @@
 use crate::border::entry_bytes;
 use crate::error::{FormatError, Problem, Result};
 use crate::id::ChunkId;
+use crate::key::MAX_NAME_BYTES;
 use crate::wire::{Reader, Writer, len_u16, len_u32};
 use alloc::vec::Vec;
 
 /// Bytes before the offset table: magic, level, zeros, count.
 pub const NODE_HEADER_BYTES: usize = 12;
 const MAGIC: &[u8; 4] = b"RNOD";
-const MAX_LEVEL: u8 = 31;
-/// Longest key: inode, kind, name.
-const MAX_KEY_BYTES: usize = 9 + 255;
+/// Highest level of a node; leaves have level 0.
+pub const MAX_LEVEL: u8 = 31;
+/// Longest key, in bytes: inode, kind, name.
+pub const MAX_KEY_BYTES: usize = 9 + MAX_NAME_BYTES;
 
 /// A validated node over the bytes of its chunk.
 #[derive(Debug, Clone)]

@@ -2,9 +2,10 @@
 
 use crate::error::{Problem, Result};
 use crate::id::{PackageId, RepoId};
-use crate::segment::SEGMENT_HEADER_BYTES;
+use crate::segment::{MAX_SEGMENT_CHUNKS, SEGMENT_HEADER_BYTES, TABLE_ENTRY_BYTES};
 use crate::wire::{Reader, Writer, len_u32};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Bytes of a package header; the first segment follows.
 pub const PACKAGE_HEADER_BYTES: usize = 64;
@@ -14,7 +15,10 @@ pub const FOOTER_TRAILER_BYTES: usize = 24;
 const MAGIC: &[u8; 8] = b"RELICTPK";
 const FOOTER_MAGIC: &[u8; 4] = b"RFTR";
 const END_MAGIC: &[u8; 4] = b"RPKE";
-const ENTRY_BYTES: usize = 20;
+/// Bytes of one row of a package footer.
+pub const FOOTER_ENTRY_BYTES: usize = 20;
+/// Longest package, in bytes: the index keeps offsets in 32 bits.
+pub const MAX_PACKAGE_BYTES: u64 = u32::MAX as u64;
 const ENCRYPTED: u8 = 1;
 
 /// What a package holds. Zero is never valid.
@@ -93,6 +97,25 @@ pub struct FooterEntry {
     pub chunks: u32,
 }
 
+impl FooterEntry {
+    /// The name of the field that is wrong, if this is row `index` and the segment must lie in `room`.
+    fn validate(&self, index: usize, room: Range<u64>) -> core::result::Result<(), &'static str> {
+        let end = self.offset.checked_add(u64::from(self.bytes)).ok_or("offset")?;
+        if self.offset < room.start || end > room.end || end > MAX_PACKAGE_BYTES {
+            return Err("offset");
+        }
+        if self.number as usize != index {
+            return Err("number");
+        }
+        let chunks = self.chunks as usize;
+        if chunks == 0 || chunks > MAX_SEGMENT_CHUNKS {
+            return Err("chunks");
+        }
+        // The payload has at least one byte.
+        if self.bytes as usize <= SEGMENT_HEADER_BYTES + chunks * TABLE_ENTRY_BYTES { Err("bytes") } else { Ok(()) }
+    }
+}
+
 /// The table of a sealed package's segments, in order of offset.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PackageFooter {
@@ -104,7 +127,7 @@ impl PackageFooter {
     /// The footer with the trailer that ends the package.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(8 + self.entries.len() * ENTRY_BYTES + FOOTER_TRAILER_BYTES);
+        let mut w = Writer::with_capacity(8 + self.entries.len() * FOOTER_ENTRY_BYTES + FOOTER_TRAILER_BYTES);
         w.bytes(FOOTER_MAGIC).u32(len_u32(self.entries.len()));
         for e in &self.entries {
             w.u64(e.offset).u32(e.bytes).u32(e.number).u32(e.chunks);
@@ -123,7 +146,7 @@ impl PackageFooter {
         r.magic(END_MAGIC)?;
         let bytes = r.u32()? as usize;
         let entries = bytes.checked_sub(8 + FOOTER_TRAILER_BYTES).ok_or(r.field("footer bytes"))?;
-        if entries % ENTRY_BYTES == 0 { Ok(bytes) } else { Err(r.field("footer bytes")) }
+        if entries % FOOTER_ENTRY_BYTES == 0 { Ok(bytes) } else { Err(r.field("footer bytes")) }
     }
 
     /// Decodes footer and trailer; `bytes` is exactly both, and they begin at `footer_offset` in the package.
@@ -134,18 +157,15 @@ impl PackageFooter {
         let mut r = Reader::checked("package footer", bytes)?;
         r.magic(FOOTER_MAGIC)?;
         let count = r.u32()? as usize;
-        if r.remaining() != count.saturating_mul(ENTRY_BYTES).saturating_add(8) {
+        if r.remaining() != count.saturating_mul(FOOTER_ENTRY_BYTES).saturating_add(8) {
             return Err(r.field("count"));
         }
         let mut entries = Vec::with_capacity(count);
         let mut floor = PACKAGE_HEADER_BYTES as u64;
-        for _ in 0..count {
+        for index in 0..count {
             let e = FooterEntry { offset: r.u64()?, bytes: r.u32()?, number: r.u32()?, chunks: r.u32()? };
-            let end = e.offset.checked_add(u64::from(e.bytes)).ok_or(r.field("offset"))?;
-            if e.offset < floor || end > footer_offset || (e.bytes as usize) < SEGMENT_HEADER_BYTES {
-                return Err(r.field("offset"));
-            }
-            floor = end;
+            e.validate(index, floor..footer_offset).map_err(|name| r.field(name))?;
+            floor = e.offset + u64::from(e.bytes);
             entries.push(e);
         }
         r.magic(END_MAGIC)?;

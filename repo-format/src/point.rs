@@ -2,13 +2,18 @@
 
 use crate::error::{Problem, Result};
 use crate::id::{ChunkId, PointId, RepoId};
+use crate::key::{MAX_INO, ROOT_INO};
 use crate::value::{Time, read_time};
 use crate::wire::{Reader, Writer, len_u32};
 use alloc::vec::Vec;
 
+/// Bytes of a record's fixed part; tagged fields follow.
+pub const POINT_FIXED_BYTES: usize = 168;
 const MAGIC: &[u8; 4] = b"RPNT";
 /// Fields from this tag on may be ignored by a program that does not know them.
 const OPTIONAL_TAGS: u16 = 0x8000;
+/// The tags that every record has, as bits: host, source, program.
+const ALWAYS: u16 = 1 << 1 | 1 << 2 | 1 << 8;
 
 /// What kind of producer a source is. Zero is never valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,7 +130,7 @@ impl PointRecord {
             return Err(r.error(Problem::Version));
         }
         let mut point = read_fixed(&mut r)?;
-        let mut last = 0;
+        let (mut last, mut named) = (0, 0_u16);
         while r.remaining() > 0 {
             let (tag, len) = (r.u16()?, r.u32()?);
             let repeats = (4..=7).contains(&tag);
@@ -133,10 +138,12 @@ impl PointRecord {
                 return Err(r.error(Problem::Order));
             }
             last = tag;
+            named |= 1_u16.checked_shl(u32::from(tag)).unwrap_or(0);
             let value = r.take(len as usize)?;
             point.set(tag, value).ok_or(r.field("tag"))?;
         }
-        Ok(point)
+        // Written even when empty, so that one record has one encoding.
+        if named & ALWAYS == ALWAYS { Ok(point) } else { Err(r.field("tag")) }
     }
 
     fn set(&mut self, tag: u16, value: &[u8]) -> Option<()> {
@@ -173,6 +180,10 @@ fn read_fixed(r: &mut Reader<'_>) -> Result<PointRecord> {
     let (repo, id) = (RepoId(r.array()?), PointId(r.array()?));
     let (time, sealed) = (read_time(r)?, read_time(r)?);
     let (root, next_ino) = (ChunkId(r.array()?), r.u64()?);
+    // Number 1 is taken by the root, and the last number can have been given away.
+    if next_ino <= ROOT_INO || next_ino > MAX_INO + 1 {
+        return Err(r.field("next_ino"));
+    }
     let counts = Counts {
         files: r.u64()?,
         dirs: r.u64()?,

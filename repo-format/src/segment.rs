@@ -163,6 +163,9 @@ impl SegmentHeader {
         r.zeros(2)?;
         let number = r.u32()?;
         let count = r.u32()?;
+        if kind == SegmentKind::Point && count != 1 {
+            return Err(r.field("chunk count"));
+        }
         let (raw_bytes, stored_bytes) = (r.u32()?, r.u32()?);
         r.zeros(8)?;
         let payload_check = r.array()?;
@@ -173,7 +176,7 @@ impl SegmentHeader {
         if total != u64::from(raw_bytes) || total > MAX_SEGMENT_RAW_BYTES as u64 {
             return Err(r.field("raw bytes"));
         }
-        let fits = if codec == Codec::Raw { stored_bytes == raw_bytes } else { stored_bytes < raw_bytes };
+        let fits = if codec == Codec::Raw { stored_bytes == raw_bytes } else { (1..raw_bytes).contains(&stored_bytes) };
         if fits { Ok(header) } else { Err(r.field("stored bytes")) }
     }
 }

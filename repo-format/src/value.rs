@@ -2,12 +2,16 @@
 
 use crate::error::Result;
 use crate::id::ChunkId;
+use crate::key::{KeyKind, MAX_FILE_BYTES, MAX_INO, TREE_INO};
 use crate::segment::MAX_CHUNK_BYTES;
 use crate::wire::{Reader, Writer};
 use alloc::vec::Vec;
 
 /// Longest extended attribute value, in bytes (Linux XATTR_SIZE_MAX).
 pub const MAX_XATTR_BYTES: usize = 65_536;
+
+/// Longest target of a symbolic link, in bytes (Linux PATH_MAX without its NUL).
+pub const MAX_TARGET_BYTES: usize = 4095;
 
 const S_IFMT: u32 = 0o170_000;
 
@@ -59,6 +63,68 @@ impl FileKind {
             _ => return None,
         })
     }
+}
+
+/// The value behind a key, as the key's kind says. Attribute values and targets are borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Behind [`KeyKind::Inode`].
+    Inode(Inode),
+    /// Behind [`KeyKind::Xattr`]: the attribute's bytes.
+    Xattr(&'a [u8]),
+    /// Behind [`KeyKind::Dirent`].
+    Dirent(Dirent),
+    /// Behind [`KeyKind::Extent`].
+    Extent(Extent),
+    /// Behind [`KeyKind::Target`]: where the symbolic link leads.
+    Target(&'a [u8]),
+    /// Behind [`KeyKind::SourceIno`]: the tree's inode number.
+    SourceIno(u64),
+}
+
+impl<'a> Value<'a> {
+    /// The value's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Inode(inode) => inode.encode(),
+            Self::Dirent(dirent) => dirent.encode(),
+            Self::Extent(extent) => extent.encode(),
+            Self::Xattr(bytes) | Self::Target(bytes) => bytes.to_vec(),
+            Self::SourceIno(ino) => ino.to_le_bytes().to_vec(),
+        }
+    }
+
+    /// Decodes the value behind a key of `kind`.
+    ///
+    /// # Errors
+    /// On bytes that [`Value::encode`] would not make from a valid value.
+    pub fn decode(kind: KeyKind, bytes: &'a [u8]) -> Result<Self> {
+        match kind {
+            KeyKind::Inode => Inode::decode(bytes).map(Self::Inode),
+            KeyKind::Dirent => Dirent::decode(bytes).map(Self::Dirent),
+            KeyKind::Extent => Extent::decode(bytes).map(Self::Extent),
+            KeyKind::Xattr if bytes.len() <= MAX_XATTR_BYTES => Ok(Self::Xattr(bytes)),
+            KeyKind::Xattr => Err(Reader::new("extended attribute", bytes).field("length")),
+            KeyKind::Target if valid_target(bytes) => Ok(Self::Target(bytes)),
+            KeyKind::Target => Err(Reader::new("symlink target", bytes).field("target")),
+            KeyKind::SourceIno => read_source_ino(bytes).map(Self::SourceIno),
+        }
+    }
+}
+
+fn valid_target(bytes: &[u8]) -> bool {
+    (1..=MAX_TARGET_BYTES).contains(&bytes.len()) && !bytes.contains(&0)
+}
+
+fn read_source_ino(bytes: &[u8]) -> Result<u64> {
+    let mut r = Reader::new("source inode", bytes);
+    let ino = r.u64()?;
+    if ino == TREE_INO || ino > MAX_INO {
+        return Err(r.field("ino"));
+    }
+    r.end()?;
+    Ok(ino)
 }
 
 /// A point in time: seconds since 1970 (may be negative) plus 0..=999,999,999 nanoseconds.
@@ -183,6 +249,9 @@ impl Inode {
         let mode = r.u32()?;
         let kind = FileKind::from_mode(mode).filter(|_| mode <= 0o177_777).ok_or(r.field("mode"))?;
         let (uid, gid, nlink, size) = (r.u32()?, r.u32()?, r.u32()?, r.u64()?);
+        if size > MAX_FILE_BYTES {
+            return Err(r.field("size"));
+        }
         let (mtime, ctime) = (read_time(&mut r)?, read_time(&mut r)?);
         let btime = has(HAS_BTIME).then(|| read_time(&mut r)).transpose()?;
         let rdev = has(HAS_RDEV).then(|| read_device(&mut r)).transpose()?;
@@ -242,7 +311,7 @@ impl Dirent {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut r = Reader::new("directory entry", bytes);
         let ino = r.u64()?;
-        if ino == crate::TREE_INO {
+        if ino == TREE_INO || ino > MAX_INO {
             return Err(r.field("ino"));
         }
         let kind = FileKind::from_byte(r.u8()?).ok_or(r.field("kind"))?;

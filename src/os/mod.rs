@@ -1,13 +1,30 @@
-//! stub
-#![expect(unsafe_code, reason = "system calls")]
-use std::os::fd::AsRawFd;
-/// Frees a byte range of a file; its length stays.
-///
-/// # Errors
-/// As fallocate(2).
-pub fn punch_hole(file: &std::fs::File, offset: u64, bytes: u64) -> std::io::Result<()> {
-    let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: a plain system call on an open descriptor.
-    let done = unsafe { libc::fallocate(file.as_raw_fd(), flags, offset.cast_signed(), bytes.cast_signed()) };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-}
+//! The operating system as the repository needs it: safe wrappers over Linux system calls.
+//!
+//! This is the lowest layer and, but for tests, the only one with `unsafe`. Everything that ingest
+//! reads and restore writes goes through a [`Dir`] handle and one name in it: a symbolic link is never
+//! followed, a name can not leave its directory, and paths may be deeper than `PATH_MAX`.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`dir`] | directory handles: open, list, look up |
+//! | [`stat`] | attributes of one item by `statx`, inode flags and generations |
+//! | [`xattr`] | extended attributes, so also POSIX ACLs and file capabilities |
+//! | [`read`] | data and holes, cache advice, punching, directory fsync |
+//! | [`write`] | what restore makes: items, owners, modes, times, flags |
+
+pub mod dir;
+pub mod read;
+pub mod stat;
+mod sys;
+#[cfg(test)]
+mod tests;
+pub mod write;
+pub mod xattr;
+
+pub use dir::{Dir, DirEntry};
+pub use read::{
+    data_ranges, fadvise_dontneed, fadvise_sequential, fsync_dir, pread_exact_or_short, punch_hole,
+};
+pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
+pub use sys::{geteuid, set_umask};
+pub use write::{USER_FLAGS, ftruncate, pwrite_all, set_inode_flags};
