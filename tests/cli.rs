@@ -302,7 +302,7 @@ fn files_that_cannot_be_read_are_3() {
         // Root reads everything; a directory that is no file system of files is the nearest thing.
         return;
     }
-    fs::set_permissions(b.path("source/etc/passwd"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(b.path("source/etc/passwd"), fs::Permissions::from_mode(0o000)).unwrap();
     let ran = b.backup(&[]);
     assert_eq!(ran.code, 3);
     assert!(ran.err.contains("1 file is not in it") && ran.err.contains("etc/passwd"), "{}", ran.err);
