@@ -12,5 +12,6 @@ pub mod ingest;
 pub mod os;
 pub mod restore;
 pub mod store;
+pub mod view;
 
 pub use error::{Error, ErrorKind, Result};
