@@ -9,7 +9,6 @@ pub mod context;
 pub mod exit;
 mod init;
 mod ls;
-mod mount;
 mod out;
 pub mod password;
 pub mod progress;
@@ -89,7 +88,6 @@ enum Command {
     Backup(backup::BackupArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
-    Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Restore(restore::RestoreArgs),
     Cat(cat::CatArgs),
@@ -127,7 +125,7 @@ POINT is one of
   latest                 the newest restore point
   latest~1               the one before it; ~N works behind any of these
   1a2b3c4d               four or more digits of an id
-  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21, 2026-11): the newest point not after it";
+  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21): the newest point not after it";
 
 /// Runs the program and gives its exit code.
 #[must_use]
@@ -180,7 +178,6 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
-        Command::Mount(args) => mount::run(&context, &args),
         Command::Umount(args) => umount::run(&context, &args),
         Command::Restore(args) => restore::run(&context, args),
         Command::Cat(args) => cat::run(&context, &args),

@@ -1,0 +1,23 @@
+//! Where chunks go: the narrow seam between ingest and the store.
+
+use crate::Result;
+use repo_format::{ChunkId, SegmentKind};
+
+/// Takes chunks of content. One for all threads of a run.
+pub trait ChunkSink: Sync {
+    /// The id of a chunk with these bytes.
+    fn chunk_id(&self, bytes: &[u8]) -> ChunkId;
+
+    /// For each id, whether it is new: then the caller must store the chunk in this run. An id that is
+    /// stored, was claimed before, or stands earlier in `ids`, is not new.
+    ///
+    /// # Errors
+    /// When the index cannot be asked.
+    fn claim(&self, ids: &[ChunkId]) -> Result<Vec<bool>>;
+
+    /// Stores claimed chunks, given with their lengths in bytes; `raw` is all of them, one after the other.
+    ///
+    /// # Errors
+    /// When they cannot be stored. The run is over then.
+    fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()>;
+}
