@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod cli;
 pub mod error;
 pub mod ingest;
+pub mod mount;
 pub mod os;
 pub mod restore;
 pub mod store;

@@ -57,6 +57,11 @@ pub trait Backing: ReadNodes {
     /// When that cannot be read.
     fn refresh(&self) -> Result<()>;
 
+    /// What `mount` shows as the source of the file system.
+    fn name(&self) -> String {
+        "relict".to_string()
+    }
+
     /// Figures of the store.
     fn stats(&self) -> StoreFigures;
 
@@ -75,6 +80,10 @@ impl Backing for Repository {
 
     fn refresh(&self) -> Result<()> {
         Self::refresh(self)
+    }
+
+    fn name(&self) -> String {
+        self.path().canonicalize().unwrap_or_else(|_| self.path().to_path_buf()).display().to_string()
     }
 
     fn stats(&self) -> StoreFigures {

@@ -142,7 +142,7 @@ impl View {
                 self.parents.insert(ino, place.ino);
             }
             let attr = if plus { self.attr_near(&mut inodes, ino) } else { None };
-            let next = entries.rank() + FIRST_OFFSET;
+            let next = entries.rank().saturating_add(FIRST_OFFSET);
             if sink(&DirEntry { ino, kind: dirent.kind, name, next }, attr.as_ref()) {
                 break;
             }

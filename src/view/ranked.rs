@@ -19,11 +19,12 @@ impl<'n> Ranked<'n> {
         let mut node = nodes.node(root)?;
         while node.level() > 0 {
             let index = node.search(key).unwrap_or_else(|above| above.saturating_sub(1));
-            cursor.rank += (0..index).map(|at| child(&node, at).map_or(0, |child| child.entries)).sum::<u64>();
+            let entries = (0..index).map(|at| child(&node, at).map_or(0, |child| child.entries));
+            cursor.rank = entries.fold(cursor.rank, u64::saturating_add);
             node = cursor.descend(node, index)?;
         }
         let index = node.search(key).unwrap_or_else(|above| above);
-        cursor.rank += index as u64;
+        cursor.rank = cursor.rank.saturating_add(index as u64);
         cursor.path.push((node, index));
         Ok(cursor)
     }
@@ -62,7 +63,7 @@ impl<'n> Ranked<'n> {
             if *index < node.len() {
                 let entry = (node.clone(), *index);
                 *index += 1;
-                self.rank += 1;
+                self.rank = self.rank.saturating_add(1);
                 return Ok(Some(entry));
             }
             if !self.next_leaf()? {

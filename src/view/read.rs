@@ -18,6 +18,8 @@ const AHEAD_BYTES: u64 = 4 << 20;
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Requests of one reader overtake each other by no more than this.
 const JITTER_BYTES: u64 = 2 << 20;
+/// The largest offset that Linux knows.
+const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 /// Reads in a row that make a file one that is read in order.
 const STREAK: u32 = 2;
 
@@ -358,7 +360,7 @@ fn push_zeros(pieces: &mut Vec<Piece>, len: u64) {
 
 fn file_size(inode: &Inode) -> Result<u64> {
     match inode.kind() {
-        FileKind::File => Ok(inode.size),
+        FileKind::File => Ok(inode.size.min(MAX_FILE_BYTES)),
         FileKind::Dir => Err(errno(libc::EISDIR)),
         _ => Err(errno(libc::EINVAL)),
     }
@@ -368,6 +370,9 @@ fn decode_extent(key: &[u8], value: &[u8]) -> Result<(u64, Extent)> {
     let Ok(Key::Extent(_, start)) = Key::decode(key) else {
         return Err(Error::damaged("an extent has a key that is not valid"));
     };
-    Ok((start, Extent::decode(value).map_err(Error::from)?))
+    let extent = Extent::decode(value).map_err(Error::from)?;
+    let end = start.checked_add(u64::from(extent.len)).filter(|end| *end <= MAX_FILE_BYTES);
+    end.ok_or_else(|| Error::damaged("an extent ends beyond the largest file"))?;
+    Ok((start, extent))
 }
 
