@@ -9,8 +9,10 @@ pub mod catalog;
 pub mod cli;
 pub mod error;
 pub mod ingest;
+pub mod mount;
 pub mod os;
 pub mod restore;
 pub mod store;
+pub mod view;
 
 pub use error::{Error, ErrorKind, Result};

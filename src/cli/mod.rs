@@ -127,7 +127,7 @@ POINT is one of
   latest                 the newest restore point
   latest~1               the one before it; ~N works behind any of these
   1a2b3c4d               four or more digits of an id
-  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21, 2026-11): the newest point not after it";
+  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21): the newest point not after it";
 
 /// Runs the program and gives its exit code.
 #[must_use]

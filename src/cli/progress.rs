@@ -129,7 +129,6 @@ impl Shown {
             bar
         });
         bar.set_message(format!("{}\n{}", gauge(status, started.elapsed()), clip(&status.current)));
-        bar.tick();
     }
 
     fn clear(&mut self) {

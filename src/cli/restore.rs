@@ -198,7 +198,8 @@ fn findings(report: &Report) -> Vec<String> {
     if report.is_complete() {
         return Vec::new();
     }
-    let mut lines = vec![format!("relict: {} not restored as they were:", counted(report.totals.findings, "thing"))];
+    let were = if report.totals.findings == 1 { "was not restored as it was" } else { "were not restored as they were" };
+    let mut lines = vec![format!("relict: {} {were}:", counted(report.totals.findings, "thing"))];
     for finding in report.findings.iter().take(SHOWN) {
         lines.push(format!("  {}: {}", escape(&finding.path), escape(finding.what.as_bytes())));
         let ranges = finding.ranges.iter().take(SHOWN);
@@ -208,8 +209,11 @@ fn findings(report: &Report) -> Vec<String> {
     if more > 0 {
         lines.push(format!("  and {more} more; --json lists up to {}", restore::MOST_FINDINGS));
     }
-    lines.push("  everything else was restored; where content is lost, an older restore point may still have it:".to_owned());
-    lines.push("  'relict snapshots' lists them, 'relict-maint check' says which chunks are damaged".to_owned());
+    lines.push("  everything else was restored".to_owned());
+    if report.findings.iter().any(|f| !f.ranges.is_empty()) {
+        lines.push("  an older restore point may still have the content that is lost: 'relict snapshots' lists them,".to_owned());
+        lines.push("  and 'relict-maint check' says which restore points the damage concerns".to_owned());
+    }
     lines
 }
 

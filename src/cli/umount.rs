@@ -22,6 +22,6 @@ pub struct UmountArgs {
 /// # Errors
 /// When nothing is mounted there, or files in it are still open.
 pub fn run(_: &Context, args: &UmountArgs) -> Result<Outcome> {
-    let _ = (&args.mountpoint, args.lazy);
+    crate::mount::umount(&args.mountpoint, args.lazy)?;
     Ok(Outcome::Complete)
 }

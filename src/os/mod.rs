@@ -10,9 +10,11 @@
 //! | [`stat`] | attributes of one item by `statx`, inode flags and generations |
 //! | [`xattr`] | extended attributes, so also POSIX ACLs and file capabilities |
 //! | [`read`] | data and holes, cache advice, punching, directory fsync |
+//! | [`mount`] | ending a mount |
 //! | [`write`] | what restore makes: items, owners, modes, times, flags |
 
 pub mod dir;
+pub mod mount;
 pub mod read;
 pub mod stat;
 mod sys;
@@ -26,5 +28,5 @@ pub use read::{
     data_ranges, fadvise_dontneed, fadvise_sequential, fsync_dir, pread_exact_or_short, punch_hole,
 };
 pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
-pub use sys::{geteuid, set_umask};
+pub use sys::{getegid, geteuid, set_umask};
 pub use write::{USER_FLAGS, ftruncate, pwrite_all, set_inode_flags};

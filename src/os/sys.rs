@@ -75,6 +75,13 @@ pub fn geteuid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The effective group id.
+#[must_use]
+pub fn getegid() -> u32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::getegid() }
+}
+
 /// Sets the process's file mode creation mask and gives the old one.
 ///
 /// Restore sets it to 0o077, so that nothing is readable by others before its owner and mode are set.

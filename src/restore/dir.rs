@@ -68,7 +68,12 @@ impl<'s> DirNode<'s> {
     ///
     /// In a dry run it may not exist: None.
     pub(super) fn target(shared: &'s Shared<'s>, dir: Option<Dir>, ino: u64, head: Option<Head>, fresh: bool) -> Arc<Self> {
-        let plain = dir.as_ref().is_none_or(|dir| meta::inherits_nothing(shared, dir));
+        let plain = dir.as_ref().is_none_or(|dir| {
+            if fresh && !meta::inherits_nothing(shared, dir) {
+                meta::drop_inherited(shared, dir);
+            }
+            meta::inherits_nothing(shared, dir)
+        });
         shared.open_dirs.fetch_add(usize::from(dir.is_some()), Ordering::Relaxed);
         let made = OnceLock::from(Some(Made { held: dir, fresh, plain }));
         Arc::new(Self { shared, parent: None, name: Box::default(), ino, depth: 0, head, made })

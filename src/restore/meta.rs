@@ -115,7 +115,7 @@ pub(super) fn finish_dir(shared: &Shared<'_>, dir: &Dir, head: &Head, place: &Pl
 }
 
 /// All attributes of a symbolic link, pipe, socket or device.
-pub(super) fn finish_node(shared: &Shared<'_>, dir: &Dir, name: &[u8], head: &Head, place: &Place<'_>) {
+pub(super) fn finish_node(shared: &Shared<'_>, dir: &Dir, name: &[u8], head: &Head, place: &Place<'_>, plain: bool) {
     let inode = &head.inode;
     let done = dir.stat(name).and_then(|stat| {
         let given = owner(shared, place, inode, (stat.uid, stat.gid), &|uid, gid| dir.set_owner(name, uid, gid));
@@ -126,9 +126,20 @@ pub(super) fn finish_node(shared: &Shared<'_>, dir: &Dir, name: &[u8], head: &He
         for (key, value) in &head.xattrs {
             xattr_trouble(shared, place, key, xattr::set_xattr_at(dir, name, key, value));
         }
+        if !plain && inode.kind() != FileKind::Symlink {
+            drop_foreign_acl(shared, dir, name, head, place);
+        }
         dir.set_times(name, os_time(inode.mtime), None)
     });
     trouble(shared, place, "its attributes", done);
+}
+
+/// An access list that came from the directory and not from the restore point.
+fn drop_foreign_acl(shared: &Shared<'_>, dir: &Dir, name: &[u8], head: &Head, place: &Place<'_>) {
+    let own = head.xattrs.iter().any(|(key, _)| **key == *ACCESS_ACL);
+    if !own && matches!(xattr::get_at(dir, name, ACCESS_ACL), Ok(Some(_))) {
+        xattr_trouble(shared, place, ACCESS_ACL, xattr::remove_xattr_at(dir, name, ACCESS_ACL));
+    }
 }
 
 /// What stands in the target before it is given its attributes.

@@ -24,6 +24,7 @@ mod tests;
 
 pub use report::{Finding, MOST_FINDINGS, Progress, Report, Totals};
 
+use crate::catalog::points::printable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::Dir;
 use crate::store::Repository;
@@ -225,7 +226,10 @@ impl Plan {
     /// The target directory and whether it was made just now; None if it does not exist and may not be made.
     fn open_target(&self, mode: Mode) -> Result<(Option<Dir>, bool)> {
         let path = &self.directory;
-        let failed = |e| Error::io(format!("the target {} cannot be used", path.display()), e);
+        let failed = |e| {
+            Error::io(format!("the target {} cannot be used", printable(path.as_os_str().as_bytes())), e)
+                .advise("name a directory in which you may write, or one that can be made; nothing was written")
+        };
         let missing = !path.exists();
         if missing && mode == Mode::Dry {
             return Ok((None, true));

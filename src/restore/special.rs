@@ -93,7 +93,8 @@ fn is_same(dir: &Dir, stat: &Stat, job: &NodeJob<'_>) -> io::Result<bool> {
 }
 
 fn finish(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>, name: &[u8], fresh: bool) {
-    meta::finish_node(shared, dir, name, &job.head, &Place { path: &|| job.path(), fresh });
+    let plain = fresh && job.dir.state().is_some_and(|d| d.plain);
+    meta::finish_node(shared, dir, name, &job.head, &Place { path: &|| job.path(), fresh }, plain);
 }
 
 /// A further name of a file whose first name is restored already.

@@ -2,7 +2,7 @@
 //! journal (SPEC.md section 9). All of it can be rebuilt from packages.
 
 use crate::error::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, JournalRecord, PackageId, PackageKind, PointRecord};
+use repo_format::{ChunkId, JournalRecord, PackageId, PackageKind, PointId};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
 use std::path::{Path, PathBuf};
 
@@ -203,12 +203,18 @@ impl Index {
         self.scan("packages")?.map(|row| row.and_then(|(k, v)| PackageInfo::decode(&k, &v))).collect()
     }
 
-    /// All restore point records.
+    /// All visible restore points, with the chunk that holds each one's record: the record itself stands in a
+    /// package only, where it is encrypted.
     ///
     /// # Errors
-    /// When the database cannot be read or a record is not valid.
-    pub fn points(&self) -> Result<Vec<PointRecord>> {
-        self.scan("points")?.map(|row| Ok(PointRecord::decode(&row?.1)?)).collect()
+    /// When the database cannot be read or an entry is not valid.
+    pub fn points(&self) -> Result<Vec<(PointId, ChunkId)>> {
+        let bad = || Error::damaged("a restore point entry of the index is not valid").advise(REBUILD);
+        let entry = |(key, value): (Box<[u8]>, Box<[u8]>)| {
+            let point = PointId(key[..].try_into().map_err(|_| bad())?);
+            Ok((point, ChunkId(value[..].try_into().map_err(|_| bad())?)))
+        };
+        self.scan("points")?.map(|row| row.and_then(entry)).collect()
     }
 
     /// All journal records.
@@ -249,8 +255,8 @@ impl Index {
         Ok(())
     }
 
-    pub(super) fn add_point(&self, batch: &mut IndexBatch, id: &[u8; 16], record: &[u8]) -> Result<()> {
-        batch.0.put_cf(self.cf("points")?, id, record);
+    pub(super) fn add_point(&self, batch: &mut IndexBatch, id: &PointId, record: &ChunkId) -> Result<()> {
+        batch.0.put_cf(self.cf("points")?, id.0, record.0);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::repository::{Unlock, open_keys, package_store, read_header};
 use super::scan::{FoundSegment, read_segment, scan_package};
 use super::{FileStore, PackageStore};
 use crate::error::{Error, ErrorKind, Result};
-use repo_format::{PackageId, PointRecord, RepoHeader, SegmentKind, StoreKind};
+use repo_format::{ChunkId, PackageId, PointId, PointRecord, RepoHeader, SegmentKind, StoreKind};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,8 +100,8 @@ fn add_package(
     }
     for found in scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::Point) {
         match read_point(store, keys, id, found) {
-            Ok((point, record)) => {
-                index.add_point(&mut batch, &point.id.0, &record)?;
+            Ok((point, chunk)) => {
+                index.add_point(&mut batch, &point, &chunk)?;
                 out.points += 1;
             }
             Err(e) => out.damage.push(format!("a restore point record in package {id} cannot be read: {e}")),
@@ -110,10 +110,10 @@ fn add_package(
     index.commit(batch)
 }
 
-fn read_point(store: &dyn PackageStore, keys: &Keys, id: &PackageId, found: &FoundSegment) -> Result<(PointRecord, Vec<u8>)> {
+fn read_point(store: &dyn PackageStore, keys: &Keys, id: &PackageId, found: &FoundSegment) -> Result<(PointId, ChunkId)> {
     let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
-    let record = segment.raw().to_vec();
-    Ok((PointRecord::decode(&record)?, record))
+    let point = PointRecord::decode(segment.raw())?;
+    Ok((point.id, keys.chunk_id(segment.raw())))
 }
 
 fn swap(path: &Path, new: &Path, out: &mut Rebuilt) -> Result<()> {

@@ -9,7 +9,7 @@ use super::{FileStore, RocksStore};
 use crate::error::{Error, ErrorKind, Result};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use repo_format::{ChunkId, Encryption, KeySlot, Node, PackageId, PointRecord, RepoHeader, StoreKind};
+use repo_format::{ChunkId, Encryption, KeySlot, Node, PackageId, PointId, PointRecord, RepoHeader, StoreKind};
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub type NodeRef = Arc<Node<Box<[u8]>>>;
 
 /// Chunk places remembered from the segments read last; a hundred bytes each.
 const REMEMBERED_LOCATIONS: usize = 64 * 1024;
+/// Decoded restore point records kept; about a kilobyte each.
+const REMEMBERED_POINTS: usize = 16 * 1024;
 
 /// How to open a repository.
 #[derive(Debug, Clone)]
@@ -48,6 +50,7 @@ pub struct Repository {
     segments: Cache<(u32, u32), Arc<Segment>, SegmentWeight>,
     nodes: Cache<ChunkId, NodeRef, NodeWeight>,
     locations: Cache<ChunkId, Location>,
+    points: Cache<PointId, Arc<PointRecord>>,
 }
 
 struct Package {
@@ -120,6 +123,7 @@ impl Repository {
             segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes, SegmentWeight),
             nodes: Cache::with_weighter((bytes >> 16) as usize + 16, bytes / 4, NodeWeight),
             locations: Cache::new(REMEMBERED_LOCATIONS),
+            points: Cache::new(REMEMBERED_POINTS),
         }
     }
 
@@ -161,12 +165,29 @@ impl Repository {
         self.index.refresh()
     }
 
-    /// All sealed restore points, in no order.
+    /// All sealed restore points whose record can be read, in no order. `relict-maint check` names the others.
     ///
     /// # Errors
-    /// When the index cannot be read or a record is damaged.
+    /// When the index cannot be read.
     pub fn point_records(&self) -> Result<Vec<PointRecord>> {
-        self.index.points()
+        let all = self.points()?.into_iter();
+        Ok(all.filter_map(|(_, record)| record.ok()).map(|record| PointRecord::clone(&record)).collect())
+    }
+
+    /// All sealed restore points, in no order; a record that cannot be read is its item's error.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn points(&self) -> Result<Vec<(PointId, Result<Arc<PointRecord>>)>> {
+        Ok(self.index.points()?.into_iter().map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
+    }
+
+    fn point(&self, id: &PointId, chunk: &ChunkId) -> Result<Arc<PointRecord>> {
+        self.points.get_or_insert_with(id, || {
+            let record = PointRecord::decode(&self.chunk(chunk)?)?;
+            let ours = record.id == *id && record.repo == self.header.repo;
+            if ours { Ok(Arc::new(record)) } else { Err(lost(chunk, "it is the record of another restore point")) }
+        })
     }
 
     /// Where a chunk is.
@@ -308,6 +329,9 @@ pub fn key_slots(path: &Path) -> Result<Vec<(PathBuf, Result<KeySlot>)>> {
     let dir = path.join("keys");
     let context = |e| Error::io(format!("reading {}", dir.display()), e);
     let mut out = Vec::new();
+    if !dir.exists() {
+        return Ok(out);
+    }
     for entry in std::fs::read_dir(&dir).map_err(context)? {
         let file = entry.map_err(context)?.path();
         if file.extension().is_some_and(|e| e == "key") {
@@ -319,11 +343,17 @@ pub fn key_slots(path: &Path) -> Result<Vec<(PathBuf, Result<KeySlot>)>> {
     Ok(out)
 }
 
+fn contradiction(path: &Path) -> Error {
+    Error::damaged(format!("relict.toml says that {} is not encrypted, but it has key slots", path.display()))
+        .advise("nothing was read or written; somebody changed relict.toml: restore it from a copy you trust")
+}
+
 pub(super) fn open_keys(path: &Path, header: &RepoHeader, unlock: &mut Unlock<'_>) -> Result<Keys> {
-    if header.encryption == Encryption::None {
-        return Ok(Keys::none());
-    }
     let slots = key_slots(path)?;
+    if header.encryption == Encryption::None {
+        // The header is not authenticated: who can write to the medium must not talk us into writing in the clear.
+        return if slots.is_empty() { Ok(Keys::none()) } else { Err(contradiction(path)) };
+    }
     if !slots.iter().any(|(_, slot)| slot.is_ok()) {
         return Err(Error::damaged(format!("no key slot in {} can be read", path.join("keys").display()))
             .advise("without a key slot the data cannot be decrypted; restore keys/ from a copy of the repository"));

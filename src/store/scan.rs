@@ -81,6 +81,10 @@ fn by_hopping(store: &dyn PackageStore, id: &PackageId, out: &mut ScannedPackage
     let mut at = PACKAGE_HEADER_BYTES as u64;
     while at < out.bytes {
         match read_header(store, id, at, out.bytes) {
+            Ok(header) if header.number as usize != out.segments.len() => {
+                out.damage.push((at, Error::damaged("a segment has another number than its place")));
+                return;
+            }
             Ok(header) => {
                 let next = at + header.segment_bytes();
                 out.segments.push(FoundSegment { offset: at, header });

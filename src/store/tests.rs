@@ -204,6 +204,30 @@ fn wrong_password_missing_repository_newer_format() {
 }
 
 #[test]
+fn a_header_that_was_talked_out_of_encryption_is_refused() {
+    let dir = new_repo(&cheap());
+    let mut header = read_header(dir.path()).unwrap();
+    header.encryption = repo_format::Encryption::None;
+    std::fs::write(dir.path().join("relict.toml"), header.encode()).unwrap();
+    let error = Writer::open(dir.path(), &mut unlock, &OpenOptions::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(error.to_string().contains("key slots"), "{error}");
+}
+
+#[test]
+fn the_index_tells_nothing_of_a_restore_point() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let root = store(&w, b"content");
+    w.seal(&PointRecord { host: b"secret-host-name".to_vec(), ..point(&w, 1, root) }).unwrap();
+    w.repository().index().flush().unwrap();
+    drop(w);
+    let grep = std::process::Command::new("grep").args(["-rqa", "secret-host-name"]).arg(dir.path()).status().unwrap();
+    assert_eq!(grep.code(), Some(1), "the host's name stands in the clear");
+    assert_eq!(reader(dir.path()).point_records().unwrap()[0].host, b"secret-host-name");
+}
+
+#[test]
 fn init_refuses_what_is_occupied() {
     let dir = new_repo(&cheap());
     let again = create(dir.path(), &mut unlock, &cheap()).err().unwrap();

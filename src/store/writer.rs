@@ -260,7 +260,7 @@ impl Writer {
         self.store_segment(SegmentKind::Point, &[(id, record.len() as u32)], &record)?;
         self.finish()?;
         let mut batch = IndexBatch::default();
-        self.shared.index.add_point(&mut batch, &point.id.0, &record)?;
+        self.shared.index.add_point(&mut batch, &point.id, &id)?;
         self.shared.index.commit(batch)
     }
 

@@ -55,7 +55,7 @@ impl Kind {
             Self::Index => "no data is lost: 'relict-maint rebuild' makes a new index from the packages",
             Self::Stray => "harmless: it takes room and nothing else",
             Self::Package | Self::Segment | Self::Chunk | Self::ChunkMissing | Self::PackageMissing => {
-                "while the source still has these files, 'relict backup --force' stores their content again; else restore the package from a copy of the repository"
+                "restore the package from a copy of the repository; all files not named here are intact"
             }
             Self::Point | Self::Node | Self::Tree => {
                 "other restore points are not affected; restore the package from a copy of the repository"

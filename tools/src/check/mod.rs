@@ -40,7 +40,14 @@ pub fn run(repository: &Repository, read_data: bool, stop: &AtomicBool) -> Resul
     let totals = Totals::default();
     let mut findings = slots(repository)?;
     findings.extend(PackageCheck::new(repository, read_data, stop, &totals).run()?);
-    let points = Points::new(repository.point_records()?);
+    let mut records = Vec::new();
+    for (id, record) in repository.points()? {
+        match record {
+            Ok(record) => records.push(PointRecord::clone(&record)),
+            Err(e) => findings.push(Finding::new(Kind::Point, format!("the record of restore point {id} cannot be read: {e}"))),
+        }
+    }
+    let points = Points::new(records);
     let mut entries = 0;
     let mut present = HashSet::new();
     for point in points.all() {
@@ -49,10 +56,9 @@ pub fn run(repository: &Repository, read_data: bool, stop: &AtomicBool) -> Resul
         }
         let (found, count) = tree::TreeCheck::new(repository, point, label(point), &mut present).run()?;
         findings.extend(found);
-        findings.extend(record(repository, point)?);
         entries += count;
     }
-    findings.extend(forgotten_records(repository, points.all())?);
+    findings.extend(forgotten_records(repository)?);
     name_files(repository, points.all(), &mut findings)?;
     Ok(Report {
         findings,
@@ -86,20 +92,9 @@ fn slots(repository: &Repository) -> Result<Vec<Finding>> {
     Ok(key_slots(repository.path())?.into_iter().filter_map(judge).collect())
 }
 
-/// The catalogue's record must also stand in a package, or a rebuild would lose the point.
-fn record(repository: &Repository, point: &PointRecord) -> Result<Option<Finding>> {
-    let id = repository.keys().chunk_id(&point.encode());
-    let what = match repository.locate(&id)? {
-        Some(_) if repository.chunk(&id).is_ok() => return Ok(None),
-        Some(_) => "its record cannot be read from its package",
-        None => "its record is in the index only, not in any package",
-    };
-    Ok(Some(Finding::new(Kind::Point, format!("{}: {what}", label(point)))))
-}
-
 /// Restore points that packages hold and the catalogue does not.
-fn forgotten_records(repository: &Repository, known: &[PointRecord]) -> Result<Vec<Finding>> {
-    let known: HashSet<ChunkId> = known.iter().map(|p| repository.keys().chunk_id(&p.encode())).collect();
+fn forgotten_records(repository: &Repository) -> Result<Vec<Finding>> {
+    let known: HashSet<ChunkId> = repository.index().points()?.into_iter().map(|(_, chunk)| chunk).collect();
     let mut out = Vec::new();
     let metadata = repository.index().packages()?.into_iter().filter(|p| p.sealed && p.kind == repo_format::PackageKind::Meta);
     for info in metadata {

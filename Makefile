@@ -1,0 +1,39 @@
+# relict: `make demo` shows it at work on real data, `make test` runs every test. Each does its own set-up.
+
+CARGO ?= cargo
+PROFILE := --release
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV := $(TARGET)/compat-venv
+export RELICT_PYTHON ?= $(abspath $(VENV))/bin/python
+
+.PHONY: demo test lint bench peers setup build compat clean
+
+demo: build
+	tests/demo.sh $(TARGET)/release
+
+test: build compat
+	tests/run.sh
+
+build: setup
+	$(CARGO) build $(PROFILE) --workspace
+
+setup:
+	tests/setup.sh
+
+# The second reader of the format: Python packages in an environment of their own.
+compat: setup
+	@test -x $(VENV)/bin/python || python3 -m venv $(VENV)
+	@$(VENV)/bin/python -c 'import blake3, zstandard, cryptography' 2>/dev/null || \
+		$(VENV)/bin/python -m pip install --quiet -r tests/compat/requirements.txt
+
+lint: setup
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+
+bench: build
+	$(CARGO) bench --profile release
+
+peers: build
+	benches/peers/run.sh
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,173 @@
+//! Directories: finding a name, listing, and the way up.
+//!
+//! An offset says what comes next. 0 is `.`, 1 is `..`; after them a restore point's directory uses the
+//! position of the next entry in the whole tree plus [`FIRST_OFFSET`], a virtual one the entry's place for
+//! ever: both can be continued any time later, by anyone.
+
+use super::attr::Attr;
+use super::inode::Ino;
+use super::layout::Layout;
+use super::ranked::Ranked;
+use super::{Place, View, errno};
+use crate::catalog::tree::{self, Range};
+use crate::{Error, Result};
+use repo_format::{Dirent, FileKind, Key, KeyKind};
+
+/// Offset of the first entry after `.` and `..`.
+const FIRST_OFFSET: u64 = 2;
+
+/// A directory entry.
+#[derive(Debug, Clone, Copy)]
+pub struct DirEntry<'a> {
+    /// The inode it names.
+    pub ino: Ino,
+    /// That inode's type.
+    pub kind: FileKind,
+    /// The name.
+    pub name: &'a [u8],
+    /// Where to go on after this entry.
+    pub next: u64,
+}
+
+/// Takes an entry, with its attributes where they were asked for and could be read; true: it had no room.
+type Sink<'s> = dyn FnMut(&DirEntry<'_>, Option<&Attr>) -> bool + 's;
+
+impl View {
+    /// The inode that `name` means in `parent`; None if there is no such name.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`, or when the metadata cannot be read.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>> {
+        match name {
+            b"." => return self.getattr(parent).map(Some),
+            b".." => return self.getattr(self.parent(parent)).map(Some),
+            _ if parent.is_virtual() => return self.lookup_virtual(parent, name),
+            _ => {}
+        }
+        let place = self.place(parent)?;
+        let found = self.find_name(&place, name);
+        let Some(dirent) = self.noted(parent, None, found)? else { return Ok(None) };
+        let ino = in_slot(parent, dirent.ino)?;
+        if dirent.kind == FileKind::Dir {
+            self.parents.insert(ino, parent);
+        }
+        self.noted(ino, None, self.inode_attr(&Place { ino, ..place })).map(Some)
+    }
+
+    fn find_name(&self, place: &Place, name: &[u8]) -> Result<Option<Dirent>> {
+        let key = Key::Dirent(place.ino.tree(), name).encode();
+        let entry = tree::get(self.nodes(), &place.root, &key)?;
+        entry.map(|entry| Dirent::decode(entry.value()).map_err(Error::from)).transpose()
+    }
+
+    fn lookup_virtual(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>> {
+        let layout = self.layout();
+        let dir = layout.dir(parent).ok_or_else(|| not_dir(&layout, parent))?;
+        let child = std::str::from_utf8(name).ok().and_then(|name| dir.child(name));
+        child.map(|child| self.getattr(child.ino)).transpose()
+    }
+
+    /// The directory above. Below a restore point's root it is known of directories met by name lately; of
+    /// others the directory itself is given, as nothing but the number shown for `..` hangs on it.
+    #[must_use]
+    pub fn parent(&self, ino: Ino) -> Ino {
+        let layout = self.layout();
+        if ino.is_virtual() {
+            return layout.dir(ino).map_or(Ino::ROOT, |dir| dir.parent);
+        }
+        if ino.is_point_root() {
+            return layout.slot(ino.slot()).map_or(Ino::ROOT, |slot| slot.parent);
+        }
+        self.parents.get(&ino).unwrap_or(ino)
+    }
+
+    /// Lists a directory from `offset` until `sink` is full or the directory ends.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`, or when the metadata cannot be read.
+    pub fn readdir(&self, ino: Ino, offset: u64, sink: &mut Sink<'_>) -> Result<()> {
+        self.list(ino, offset, false, sink)
+    }
+
+    /// As [`View::readdir`], with attributes. An entry whose attributes cannot be read comes without.
+    ///
+    /// # Errors
+    /// As [`View::readdir`].
+    pub fn readdir_plus(&self, ino: Ino, offset: u64, sink: &mut Sink<'_>) -> Result<()> {
+        self.list(ino, offset, true, sink)
+    }
+
+    fn list(&self, ino: Ino, offset: u64, plus: bool, sink: &mut Sink<'_>) -> Result<()> {
+        let dots = [(ino, &b"."[..]), (self.parent(ino), b"..")];
+        for ((ino, name), next) in dots.into_iter().zip(1..).filter(|(_, next)| *next > offset) {
+            if sink(&DirEntry { ino, kind: FileKind::Dir, name, next }, None) {
+                return Ok(());
+            }
+        }
+        if ino.is_virtual() {
+            return self.list_virtual(ino, offset, plus, sink);
+        }
+        let place = self.place(ino)?;
+        let listed = self.list_tree(&place, offset, plus, sink);
+        self.noted(ino, None, listed)
+    }
+
+    fn list_virtual(&self, ino: Ino, offset: u64, plus: bool, sink: &mut Sink<'_>) -> Result<()> {
+        let layout = self.layout();
+        let dir = layout.dir(ino).ok_or_else(|| not_dir(&layout, ino))?;
+        for child in dir.children_from(offset.saturating_sub(FIRST_OFFSET)) {
+            let kind = if child.is_link { FileKind::Symlink } else { FileKind::Dir };
+            let next = child.place + FIRST_OFFSET + 1;
+            let attr = if plus { self.getattr(child.ino).ok() } else { None };
+            if sink(&DirEntry { ino: child.ino, kind, name: child.name.as_bytes(), next }, attr.as_ref()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_tree(&self, place: &Place, offset: u64, plus: bool, sink: &mut Sink<'_>) -> Result<()> {
+        let prefix = Key::prefix(place.ino.tree(), KeyKind::Dirent);
+        let mut entries = match offset.checked_sub(FIRST_OFFSET) {
+            None | Some(0) => Ranked::at_key(self.nodes(), &place.root, &prefix)?,
+            Some(rank) => Ranked::at_rank(self.nodes(), &place.root, rank)?,
+        };
+        let mut inodes = tree::range(self.nodes(), &place.root, &prefix);
+        while let Some((node, index)) = entries.next()? {
+            let Some((key, value)) = node.entry(index) else { break };
+            let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
+            let dirent = Dirent::decode(value).map_err(Error::from)?;
+            let ino = in_slot(place.ino, dirent.ino)?;
+            if dirent.kind == FileKind::Dir {
+                self.parents.insert(ino, place.ino);
+            }
+            let attr = if plus { self.attr_near(&mut inodes, ino) } else { None };
+            let next = entries.rank().saturating_add(FIRST_OFFSET);
+            if sink(&DirEntry { ino, kind: dirent.kind, name, next }, attr.as_ref()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attributes by a cursor that stays where it was: inodes of one directory are mostly near each other.
+    fn attr_near(&self, inodes: &mut Range<'_>, ino: Ino) -> Option<Attr> {
+        let key = Key::Inode(ino.tree()).encode();
+        inodes.seek(&key);
+        let attr = match inodes.next() {
+            Some(Ok(entry)) if entry.key() == key => Attr::decode(ino, entry.value()),
+            Some(Err(error)) => Err(error),
+            _ => Err(super::missing_inode(ino)),
+        };
+        self.noted(ino, None, attr).ok()
+    }
+}
+
+fn in_slot(beside: Ino, tree_ino: u64) -> Result<Ino> {
+    let ino = Ino::in_slot(beside.slot(), tree_ino);
+    ino.ok_or_else(|| Error::damaged(format!("inode number {tree_ino} is out of range")))
+}
+
+fn not_dir(layout: &Layout, ino: Ino) -> Error {
+    errno(if layout.link(ino).is_some() { libc::ENOTDIR } else { libc::ESTALE })
+}

@@ -1,0 +1,460 @@
+//! The virtual directories: which restore points appear where, under which names and inode numbers.
+//!
+//! ```text
+//! latest -> snapshots/<time>            snapshots/<time>/   snapshots/latest -> <time>
+//! hosts/<host>/<source>/<time>/         hosts/<host>/<source>/latest -> <time>
+//! tags/<tag>/<time>/                    tags/<tag>/latest -> <time>
+//! ids/<id>/
+//! ```
+//! A layout is a value. When the list of points changes, the next one is made from the last: a point keeps
+//! its name and its slots, and a directory entry keeps its place, so that a directory can be listed while it
+//! changes. Slots and numbers are taken from hashes of what they stand for, so they are, but for rare
+//! collisions, the same in every mount. A point that went away keeps its slots until the mount ends: open
+//! files stay readable as long as their chunks do.
+
+use super::inode::{Ino, MAX_SLOT, MAX_TREE_INO};
+use super::names::{escape, time_name};
+use repo_format::{PointId, PointRecord, Time};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Numbers below this one are not given by hash.
+const FIRST_HASHED_INO: u64 = 16;
+const LATEST: &str = "latest";
+
+/// One state of the virtual directories.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Layout {
+    dirs: HashMap<u64, Dir>,
+    links: HashMap<u64, Link>,
+    slots: HashMap<u32, Slot>,
+    slot_of: HashMap<(u64, PointId), u32>,
+    names: HashMap<PointId, String>,
+    shown: Vec<PointId>,
+}
+
+/// A virtual directory.
+#[derive(Debug, Clone)]
+pub(super) struct Dir {
+    pub(super) parent: Ino,
+    pub(super) mtime: Time,
+    pub(super) subdirs: u32,
+    /// In order of `place`.
+    children: Vec<Child>,
+    by_name: HashMap<String, usize>,
+    next_place: u64,
+}
+
+/// An entry of a virtual directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Child {
+    /// The entry's position for ever; positions are not used again.
+    pub(super) place: u64,
+    pub(super) name: String,
+    pub(super) ino: Ino,
+    pub(super) is_link: bool,
+}
+
+/// A virtual symbolic link.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) target: String,
+    pub(super) mtime: Time,
+}
+
+/// A restore point in one directory.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) point: Arc<PointRecord>,
+    pub(super) parent: Ino,
+    /// Path of the point's root below the mount.
+    pub(super) path: Arc<str>,
+}
+
+/// A virtual directory that is not what it was, and those names in it that meant something else before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedDir {
+    /// The directory.
+    pub ino: Ino,
+    /// Names that went away or have another inode now.
+    pub stale_names: Vec<String>,
+}
+
+#[derive(Clone)]
+enum Want {
+    Dir,
+    Point(Arc<PointRecord>),
+    Link(String),
+}
+
+#[derive(Default)]
+struct WantDir {
+    entries: BTreeMap<String, Want>,
+    newest: Time,
+    /// The newest point by (time, id), and its name.
+    latest: Option<(Time, PointId, String)>,
+}
+
+type Wanted = BTreeMap<String, WantDir>;
+
+impl Dir {
+    pub(super) fn child(&self, name: &str) -> Option<&Child> {
+        self.children.get(*self.by_name.get(name)?)
+    }
+
+    /// Entries at `place` and after it.
+    pub(super) fn children_from(&self, place: u64) -> &[Child] {
+        let start = self.children.partition_point(|child| child.place < place);
+        self.children.get(start..).unwrap_or_default()
+    }
+}
+
+impl Layout {
+    pub(super) fn dir(&self, ino: Ino) -> Option<&Dir> {
+        self.dirs.get(&ino.0)
+    }
+
+    pub(super) fn link(&self, ino: Ino) -> Option<&Link> {
+        self.links.get(&ino.0)
+    }
+
+    pub(super) fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(&slot)
+    }
+
+    /// Number of restore points shown.
+    pub(super) fn points(&self) -> usize {
+        self.shown.len()
+    }
+
+    /// The layout of `points`, keeping names, places and numbers, and what changed. None: nothing did.
+    pub(super) fn update(&self, points: &[Arc<PointRecord>], now: Time) -> Option<(Self, Vec<ChangedDir>)> {
+        let mut points = points.to_vec();
+        points.sort_by_key(|point| (point.time, point.id));
+        points.dedup_by_key(|point| point.id);
+        let shown: Vec<PointId> = points.iter().map(|point| point.id).collect();
+        if shown == self.shown && !self.dirs.is_empty() {
+            return None;
+        }
+        let mut next = Self { dirs: HashMap::new(), links: HashMap::new(), shown, ..self.clone() };
+        next.name_points(&points);
+        let wanted = next.wanted(&points);
+        let inos = Numbers::of(&wanted);
+        let mut changed = Vec::new();
+        for (path, want) in &wanted {
+            changed.extend(next.make_dir(self, &inos, path, want, now));
+        }
+        Some((next, changed))
+    }
+
+    /// Names new points after their time; of one second, the first by (time, id) has no number.
+    fn name_points(&mut self, points: &[Arc<PointRecord>]) {
+        let mut taken: HashSet<String> = self.names.values().cloned().collect();
+        for point in points.iter().filter(|point| !self.names.contains_key(&point.id)).collect::<Vec<_>>() {
+            let base = time_name(point.time);
+            let numbered = (2_u64..).map(|n| format!("{base}-{n}"));
+            let free = std::iter::once(base.clone()).chain(numbered).find(|name| !taken.contains(name));
+            let name = free.unwrap_or(base);
+            taken.insert(name.clone());
+            self.names.insert(point.id, name);
+        }
+    }
+
+    fn wanted(&self, points: &[Arc<PointRecord>]) -> Wanted {
+        let mut wanted = Wanted::new();
+        wanted.insert(String::new(), WantDir::default());
+        for top in ["snapshots", "hosts", "tags", "ids"] {
+            want_dir(&mut wanted, top, Time::default());
+        }
+        for point in points {
+            let name = self.names.get(&point.id).cloned().unwrap_or_default();
+            let mut dirs = vec![
+                "snapshots".to_string(),
+                format!("hosts/{}/{}", escape(&point.host), escape(&point.source)),
+            ];
+            dirs.extend(point.tags.iter().map(|tag| format!("tags/{}", escape(tag))));
+            for path in dirs {
+                let dir = want_dir(&mut wanted, &path, point.sealed);
+                dir.entries.insert(name.clone(), Want::Point(Arc::clone(point)));
+                // Points come in order, so the last one is the newest.
+                dir.latest = Some((point.time, point.id, name.clone()));
+            }
+            let dir = want_dir(&mut wanted, "ids", point.sealed);
+            dir.entries.insert(point.id.to_string(), Want::Point(Arc::clone(point)));
+        }
+        let newest = wanted.get("snapshots").and_then(|dir| dir.latest.clone());
+        for dir in wanted.values_mut() {
+            if let Some((_, _, name)) = &dir.latest {
+                dir.entries.insert(LATEST.to_string(), Want::Link(name.clone()));
+            }
+        }
+        if let (Some(root), Some((_, _, name))) = (wanted.get_mut(""), newest) {
+            root.entries.insert(LATEST.to_string(), Want::Link(format!("snapshots/{name}")));
+        }
+        wanted
+    }
+
+    fn make_dir(
+        &mut self,
+        old: &Self,
+        inos: &Numbers,
+        path: &str,
+        want: &WantDir,
+        now: Time,
+    ) -> Option<ChangedDir> {
+        let ino = inos.of.get(path).copied()?;
+        let before = old.dirs.get(&ino);
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let mut children = Vec::new();
+        let mut new = Vec::new();
+        for (name, entry) in &want.entries {
+            let child = self.make_child(inos, ino, path, name, entry, want.newest);
+            match before.and_then(|dir| dir.child(name)) {
+                Some(known) => children.push(Child { place: known.place, ..child }),
+                None => new.push(child),
+            }
+        }
+        children.sort_by_key(|child| child.place);
+        let mut next_place = before.map_or(0, |dir| dir.next_place);
+        for child in new {
+            children.push(Child { place: next_place, ..child });
+            next_place += 1;
+        }
+        let same = before.is_some_and(|dir| dir.children == children);
+        let mtime = match before {
+            Some(dir) if same => dir.mtime,
+            Some(_) => now,
+            None => want.newest,
+        };
+        let dir = Dir {
+            parent: Ino(inos.of.get(parent).copied().unwrap_or(Ino::ROOT.0)),
+            mtime,
+            subdirs: children.iter().filter(|child| !child.is_link).count() as u32,
+            by_name: children.iter().enumerate().map(|(index, child)| (child.name.clone(), index)).collect(),
+            children,
+            next_place,
+        };
+        let changed = before.filter(|_| !same).map(|before| ChangedDir { ino: Ino(ino), stale_names: stale(before, &dir) });
+        self.dirs.insert(ino, dir);
+        changed
+    }
+
+    fn make_child(
+        &mut self,
+        inos: &Numbers,
+        parent: u64,
+        path: &str,
+        name: &str,
+        want: &Want,
+        mtime: Time,
+    ) -> Child {
+        let below = join(path, name);
+        let ino = match want {
+            Want::Dir => Ino(inos.of.get(&below).copied().unwrap_or_default()),
+            Want::Point(point) => {
+                let slot = self.slot_for(parent, path, point, &below);
+                Ino::in_slot(slot, repo_format::ROOT_INO).unwrap_or(Ino(0))
+            }
+            Want::Link(target) => {
+                let taken = |ino| inos.taken.contains(&ino) || self.links.contains_key(&ino);
+                let ino = free_ino(format!("{below}\0{target}").as_bytes(), taken);
+                self.links.insert(ino, Link { target: target.clone(), mtime });
+                Ino(ino)
+            }
+        };
+        Child { place: 0, name: name.to_string(), ino, is_link: matches!(want, Want::Link(_)) }
+    }
+
+    fn slot_for(&mut self, parent: u64, dir: &str, point: &Arc<PointRecord>, path: &str) -> u32 {
+        if let Some(slot) = self.slot_of.get(&(parent, point.id)) {
+            return *slot;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&point.id.0).update(dir.as_bytes());
+        let mut slot = number_of(&hasher.finalize()) as u32 & MAX_SLOT;
+        while slot == 0 || self.slots.contains_key(&slot) {
+            slot = (slot + 1) & MAX_SLOT;
+        }
+        self.slots.insert(slot, Slot { point: Arc::clone(point), parent: Ino(parent), path: path.into() });
+        self.slot_of.insert((parent, point.id), slot);
+        slot
+    }
+}
+
+/// Names of `before` that are gone or mean another inode in `after`.
+fn stale(before: &Dir, after: &Dir) -> Vec<String> {
+    let moved = |child: &&Child| after.child(&child.name).is_none_or(|now| now.ino != child.ino);
+    before.children.iter().filter(moved).map(|child| child.name.clone()).collect()
+}
+
+/// The directory at `path`, made with its parents; `newest` is the time of something in it.
+fn want_dir<'w>(wanted: &'w mut Wanted, path: &str, newest: Time) -> &'w mut WantDir {
+    let mut end = 0;
+    while end < path.len() {
+        let start = if end == 0 { 0 } else { end + 1 };
+        let (parent, rest) = (path.get(..end).unwrap_or(""), path.get(start..).unwrap_or(""));
+        let name = rest.split('/').next().unwrap_or(rest);
+        let dir = wanted.entry(parent.to_string()).or_default();
+        dir.newest = dir.newest.max(newest);
+        dir.entries.entry(name.to_string()).or_insert(Want::Dir);
+        end = start + name.len();
+    }
+    let dir = wanted.entry(path.to_string()).or_default();
+    dir.newest = dir.newest.max(newest);
+    dir
+}
+
+/// Numbers of all directories: fixed ones at the top, hashes of the path below.
+struct Numbers {
+    of: HashMap<String, u64>,
+    taken: HashSet<u64>,
+}
+
+impl Numbers {
+    fn of(wanted: &Wanted) -> Self {
+        let fixed = [("", 1), ("snapshots", 2), ("hosts", 3), ("tags", 4), ("ids", 5)];
+        let of: HashMap<String, u64> = fixed.map(|(path, ino)| (path.to_string(), ino)).into();
+        let mut numbers = Self { taken: of.values().copied().collect(), of };
+        for path in wanted.keys().filter(|path| !fixed.iter().any(|(known, _)| known == path)) {
+            let ino = free_ino(path.as_bytes(), |ino| numbers.taken.contains(&ino));
+            numbers.taken.insert(ino);
+            numbers.of.insert(path.clone(), ino);
+        }
+        numbers
+    }
+}
+
+fn free_ino(of: &[u8], taken: impl Fn(u64) -> bool) -> u64 {
+    let mut ino = number_of(&blake3::hash(of)) & MAX_TREE_INO;
+    while ino < FIRST_HASHED_INO || taken(ino) {
+        ino = (ino + 1) & MAX_TREE_INO;
+    }
+    ino
+}
+
+fn number_of(hash: &blake3::Hash) -> u64 {
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_string() } else { format!("{path}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::memory::point;
+
+    fn update(layout: &Layout, points: &[Arc<PointRecord>]) -> (Layout, Vec<ChangedDir>) {
+        layout.update(points, Time { sec: 9_000, nsec: 0 }).expect("a change")
+    }
+
+    fn walk(layout: &Layout, ino: Ino, path: &str, out: &mut Vec<String>) {
+        for child in layout.dir(ino).unwrap().children_from(0) {
+            let path = join(path, &child.name);
+            match (layout.link(child.ino), layout.dir(child.ino)) {
+                (Some(link), None) => out.push(format!("{path} -> {}", link.target)),
+                (None, Some(_)) => walk(layout, child.ino, &path, out),
+                _ => {
+                    let slot = layout.slot(child.ino.slot()).unwrap();
+                    assert_eq!((slot.parent, &*slot.path), (ino, path.as_str()));
+                    out.push(path);
+                }
+            }
+        }
+    }
+
+    fn tree(layout: &Layout) -> Vec<String> {
+        let mut out = Vec::new();
+        walk(layout, Ino::ROOT, "", &mut out);
+        out.sort();
+        out
+    }
+
+    fn numbers(layout: &Layout) -> HashMap<(u64, String), Ino> {
+        let children = layout.dirs.iter().flat_map(|(ino, dir)| dir.children.iter().map(move |c| ((*ino, c.name.clone()), c.ino)));
+        children.collect()
+    }
+
+    #[test]
+    fn an_empty_repository_has_the_four_directories() {
+        let (layout, changed) = update(&Layout::default(), &[]);
+        assert_eq!((tree(&layout), changed), (Vec::<String>::new(), Vec::new()));
+        assert_eq!(layout.dir(Ino::ROOT).unwrap().subdirs, 4);
+        assert!(layout.update(&[], Time::default()).is_none());
+    }
+
+    #[test]
+    fn a_point_appears_in_every_place() {
+        let (layout, _) = update(&Layout::default(), &[point(1, 0, "web", "/etc", &["daily"]), point(2, 0, "web", "/etc", &[])]);
+        let one = format!("ids/{}", PointId([1; 16]));
+        let two = format!("ids/{}", PointId([2; 16]));
+        let mut expected = vec![
+            one.as_str(),
+            two.as_str(),
+            "hosts/web/+etc/1970-01-01T00-00-00Z",
+            "hosts/web/+etc/1970-01-01T00-00-00Z-2",
+            "hosts/web/+etc/latest -> 1970-01-01T00-00-00Z-2",
+            "latest -> snapshots/1970-01-01T00-00-00Z-2",
+            "snapshots/1970-01-01T00-00-00Z",
+            "snapshots/1970-01-01T00-00-00Z-2",
+            "snapshots/latest -> 1970-01-01T00-00-00Z-2",
+            "tags/daily/1970-01-01T00-00-00Z",
+            "tags/daily/latest -> 1970-01-01T00-00-00Z",
+        ];
+        expected.sort_unstable();
+        assert_eq!(tree(&layout), expected);
+    }
+
+    #[test]
+    fn new_points_leave_old_names_places_and_numbers_alone() {
+        let first = [point(5, 60, "a", "s", &["t"]), point(6, 120, "a", "s", &[])];
+        let (before, _) = update(&Layout::default(), &first);
+        // Sorts before both, and shares the second of one.
+        let all = [first[0].clone(), first[1].clone(), point(1, 60, "b", "s", &["t"]), point(2, 0, "a", "s", &[])];
+        let (after, changed) = update(&before, &all);
+        let (old, new) = (numbers(&before), numbers(&after));
+        for (key, ino) in &old {
+            assert_eq!(new.get(key), Some(ino), "{key:?}");
+        }
+        let snapshots = after.dir(Ino(2)).unwrap();
+        let names: Vec<_> = snapshots.children_from(0).iter().map(|c| c.name.as_str()).collect();
+        let expected = ["1970-01-01T00-01-00Z", "1970-01-01T00-02-00Z", "latest", "1970-01-01T00-00-00Z", "1970-01-01T00-01-00Z-2"];
+        assert_eq!(names, expected);
+        assert_eq!(snapshots.children_from(3).len(), 2);
+        assert!(changed.iter().any(|c| c.ino == Ino(2) && c.stale_names.is_empty()), "{changed:?}");
+        assert_eq!(snapshots.mtime.sec, 9_000);
+    }
+
+    #[test]
+    fn a_new_latest_is_another_inode_and_the_name_is_stale() {
+        let (before, _) = update(&Layout::default(), &[point(1, 0, "a", "s", &[])]);
+        let (_, changed) = update(&before, &[point(1, 0, "a", "s", &[]), point(2, 60, "a", "s", &[])]);
+        let root = changed.iter().find(|c| c.ino == Ino::ROOT).unwrap();
+        assert_eq!(root.stale_names, ["latest"]);
+    }
+
+    #[test]
+    fn a_point_that_went_away_keeps_its_slot() {
+        let points = [point(1, 0, "a", "s", &["t"]), point(2, 60, "b", "s", &[])];
+        let (before, _) = update(&Layout::default(), &points);
+        let gone = before.dir(Ino(2)).unwrap().child("1970-01-01T00-00-00Z").unwrap().ino;
+        let (after, changed) = update(&before, &points[1..]);
+        assert!(tree(&after).iter().all(|path| !path.contains("00-00-00Z")));
+        assert_eq!(after.slot(gone.slot()).unwrap().point.id, PointId([1; 16]));
+        let tags = changed.iter().find(|c| c.ino == Ino(4)).unwrap();
+        assert_eq!(tags.stale_names, ["t"]);
+    }
+
+    #[test]
+    fn numbers_are_the_same_in_the_next_mount() {
+        let points: Vec<_> = (0..200).map(|n| point(n, i64::from(n) * 30, "h", "s", &["t"])).collect();
+        let (whole, _) = update(&Layout::default(), &points);
+        let (part, _) = update(&Layout::default(), &points[100..]);
+        let whole = numbers(&whole);
+        let links = |name: &str| name == LATEST;
+        for (key, ino) in numbers(&part).iter().filter(|((_, name), _)| !links(name)) {
+            assert_eq!(whole.get(key), Some(ino), "{key:?}");
+        }
+    }
+}
