@@ -114,9 +114,10 @@ impl Reader {
         Self { stop, read, thread }
     }
 
-    fn finish(self) -> u64 {
+    fn finish(self, rig: &Rig) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the reader of the mount found a difference");
+        let ended = self.thread.join();
+        assert!(ended.is_ok(), "the reader found a difference; the mount says:\n{}", rig.mount_log());
         self.read.load(Ordering::Relaxed)
     }
 }
@@ -140,7 +141,7 @@ fn kill_9_loses_no_restore_point() {
     let known = Arc::new(Mutex::new(Points::new()));
     first_source(&rig.source(), &mut random);
     let mut source = Arc::new(manifest(&rig.source()));
-    rig.mount();
+    let mut mount = rig.mount_in_foreground();
     let reader = Reader::start(&rig, Arc::clone(&known));
     let mut whole = Duration::from_millis(1500);
     let (mut died, mut seen_unacknowledged) = (0, 0);
@@ -170,13 +171,14 @@ fn kill_9_loses_no_restore_point() {
     rig.backup();
     assert!(account(&rig, &known, &source));
     rig.maint(&["check", "--read-data"]);
-    let read = reader.finish();
+    let read = reader.finish(&rig);
     let points = known.lock().unwrap().clone();
     println!("{died} of {kills} died before they acknowledged, {seen_unacknowledged} of them sealed; {} points; {read} compared in the mount beside", points.len());
     for (id, want) in &points {
         compare(id, want, &rig.mounted(&format!("ids/{id}")));
     }
     rig.umount();
+    assert!(mount.wait().unwrap().success(), "{}", rig.mount_log());
     for (number, (id, want)) in points.iter().enumerate().step_by(4) {
         let restored = manifest(&rig.restore(id, &format!("out-{number}")));
         let differences = diff(want, &restored, &CompareOptions::restored());

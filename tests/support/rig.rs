@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// What [`Rig::new`] locks the repository with.
@@ -81,6 +81,24 @@ impl Rig {
 
     pub fn mount(&self) {
         self.relict(&["--quiet", "mount", self.path("mnt").to_str().unwrap()]);
+    }
+
+    /// Mounts from a process that is ours; what it says goes to `mount.log`.
+    pub fn mount_in_foreground(&self) -> Child {
+        let log = std::fs::File::create(self.path("mount.log")).unwrap();
+        let mut command = self.command("relict", &["mount", "--foreground", self.path("mnt").to_str().unwrap()]);
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while !self.is_mounted() {
+            assert!(begun.elapsed().as_secs() < 20, "no mount: {}", self.mount_log());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        child
+    }
+
+    /// What [`Rig::mount_in_foreground`] has said.
+    pub fn mount_log(&self) -> String {
+        std::fs::read_to_string(self.path("mount.log")).unwrap_or_default()
     }
 
     pub fn umount(&self) {
