@@ -146,8 +146,9 @@ fn forget(notifier: &Notifier, dir: &ChangedDir) {
 fn config(name: String, options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(name),
-        MountOption::Subtype("relict".to_string()),
+        MountOption::FSName(if os::geteuid() == 0 { name } else { escape_option(&name) }),
+        // As an option of the kernel's own: fuser gives its `Subtype` to fusermount3 only.
+        MountOption::CUSTOM("subtype=relict".to_string()),
         MountOption::RO,
         // A backup of a hostile machine must not give anyone a device or a root shell here.
         MountOption::NoDev,
@@ -161,6 +162,11 @@ fn config(name: String, options: &MountOptions) -> Config {
     config.n_threads = Some(options.threads.max(1));
     config.clone_fd = options.threads > 1;
     config
+}
+
+/// fusermount3 takes all options in one string.
+fn escape_option(name: &str) -> String {
+    name.replace('\\', "\\\\").replace(',', "\\,")
 }
 
 fn explain(mountpoint: &Path, error: io::Error) -> Error {
