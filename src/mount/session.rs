@@ -27,6 +27,8 @@ const MAX_READ_BYTES: u32 = 1 << 20;
 pub struct MountOptions {
     /// Other users may read it too, as modes and ACLs of the files allow.
     pub allow_other: bool,
+    /// Extended attributes and ACLs are shown. Without them `cp -a` needs one request a file instead of four.
+    pub xattrs: bool,
     /// Threads that answer requests.
     pub threads: usize,
     /// Threads that load ahead.
@@ -44,6 +46,7 @@ impl Default for MountOptions {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             allow_other: false,
+            xattrs: true,
             threads: threads.clamp(2, 16),
             ahead_threads: threads.clamp(1, 8),
             read_ahead_kib: MAX_READ_BYTES >> 10,
@@ -94,6 +97,7 @@ impl Mounted {
             counts: Arc::clone(&options.counts),
             allow_other: options.allow_other,
             max_read: MAX_READ_BYTES,
+            xattrs: options.xattrs,
         };
         let session = Session::new(adapter, &mountpoint, &config(name, options)).map_err(failed)?;
         set_read_ahead(&mountpoint, options.read_ahead_kib);
