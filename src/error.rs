@@ -39,6 +39,7 @@ impl ErrorKind {
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
+            Self::Usage => 2,
             Self::NoRepository => 10,
             Self::Locked => 11,
             Self::WrongPassword => 12,

@@ -186,6 +186,7 @@ fn no_repository_is_10() {
     let ran = b.run(&["snapshots"]);
     assert_error(&ran, 10, &["there is no repository at", "relict.toml", "relict init"]);
     assert_error(&b.backup(&[]), 10, &["relict init"]);
+    assert_error(&b.run(&["mount", "source"]), 10, &["relict init"]);
     let mut unnamed = b.command(&["snapshots"]);
     unnamed.env_remove("RELICT_REPOSITORY");
     assert_error(&finish(unnamed), 2, &["no repository was named", "-r"]);
@@ -206,7 +207,7 @@ fn a_running_writer_is_11_for_writers_only() {
 #[test]
 fn a_wrong_password_is_12() {
     let b = Bench::backed_up();
-    for command in [["snapshots"].as_slice(), &["backup", "source"]] {
+    for command in [["snapshots"].as_slice(), &["backup", "source"], &["mount", "source"]] {
         let mut wrong = b.command(command);
         wrong.env("RELICT_PASSWORD", "wrong");
         assert_error(&finish(wrong), 12, &["wrong password"]);
@@ -265,6 +266,8 @@ fn a_wrong_command_line_is_2() {
     assert_error(&b.run(&["backup", "source", "--memory", "lots"]), 2, &["--memory", "256M"]);
     assert_error(&b.run(&["cat", "latest"]), 2, &["POINT:PATH"]);
     assert_error(&b.run(&["restore", "latest", "-t", "repo/x"]), 2, &["inside of the repository"]);
+    assert_error(&b.run(&["mount", "none"]), 2, &["none", "existing, empty directory"]);
+    assert_error(&b.run(&["umount", "source"]), 2, &["nothing is mounted at"]);
     assert_eq!(b.run(&["--help"]).code, 0);
     assert!(b.run(&["version"]).out.starts_with("relict "));
 }
@@ -299,7 +302,7 @@ fn files_that_cannot_be_read_are_3() {
         // Root reads everything; a directory that is no file system of files is the nearest thing.
         return;
     }
-    fs::set_permissions(b.path("source/etc/passwd"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(b.path("source/etc/passwd"), fs::Permissions::from_mode(0o000)).unwrap();
     let ran = b.backup(&[]);
     assert_eq!(ran.code, 3);
     assert!(ran.err.contains("1 file is not in it") && ran.err.contains("etc/passwd"), "{}", ran.err);
@@ -390,4 +393,55 @@ fn quiet_is_quiet() {
         assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""), "{args:?}");
     }
     assert!(Path::new(&b.path("out")).exists());
+}
+
+/// Unmounts when a test ends, however it ends.
+struct Mounted<'a>(&'a Bench, &'static str);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.command(&["umount", "-l", self.1]).output();
+    }
+}
+
+#[test]
+fn a_mount_is_there_when_the_command_returns() {
+    let b = Bench::backed_up();
+    if fs::File::open("/dev/fuse").is_err() {
+        return;
+    }
+    fs::create_dir(b.path("mnt")).unwrap();
+    let mounted = b.run(&["mount", "mnt", "--cache-size", "32M"]);
+    assert_eq!((mounted.code, mounted.err.as_str()), (0, ""), "{}", mounted.out);
+    let guard = Mounted(&b, "mnt");
+    assert!(mounted.out.contains("relict umount"), "{}", mounted.out);
+    let file = format!("mnt/latest{}", b.source("etc/passwd"));
+    assert_eq!(fs::read(b.path(&file)).unwrap(), b"root:x:0:0\n");
+    // A backup beside a mount is normal use.
+    assert_eq!(b.backup(&[]).code, 0);
+    let ended = b.run(&["umount", "mnt"]);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert_eq!(fs::read_dir(b.path("mnt")).unwrap().count(), 0);
+    assert_error(&b.run(&["umount", "mnt"]), 2, &["nothing is mounted"]);
+    drop(guard);
+}
+
+#[test]
+fn a_mount_in_the_foreground_ends_with_a_signal() {
+    let b = Bench::backed_up();
+    if fs::File::open("/dev/fuse").is_err() {
+        return;
+    }
+    fs::create_dir(b.path("mnt")).unwrap();
+    let guard = Mounted(&b, "mnt");
+    let mut child = b.command(&["mount", "-f", "mnt"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut first).unwrap();
+    assert!(first.contains("mounted at"), "{first}");
+    assert!(b.path("mnt/latest").exists());
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!b.path("mnt/latest").exists());
+    drop(guard);
 }

@@ -3,7 +3,7 @@
 use super::password::PasswordSource;
 use super::progress::Style;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{OpenOptions, Repository, Writer, read_header};
+use crate::store::{OpenOptions, Repository, Unlock, Writer, read_header};
 use repo_format::Encryption;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl Context {
         self.unlocking(&mut |unlock| Writer::open(path, unlock, &OpenOptions { cache_bytes }))
     }
 
-    fn unlocking<T>(&self, open: &mut dyn FnMut(&mut dyn FnMut() -> Result<Vec<u8>>) -> Result<T>) -> Result<T> {
+    fn unlocking<T>(&self, open: &mut dyn FnMut(&mut Unlock<'_>) -> Result<T>) -> Result<T> {
         let mut attempt = 1;
         loop {
             let opened = open(&mut || self.password.read());

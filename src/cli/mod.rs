@@ -9,6 +9,7 @@ pub mod context;
 pub mod exit;
 mod init;
 mod ls;
+mod mount;
 mod out;
 pub mod password;
 pub mod progress;
@@ -88,6 +89,7 @@ enum Command {
     Backup(backup::BackupArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
+    Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Restore(restore::RestoreArgs),
     Cat(cat::CatArgs),
@@ -178,6 +180,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Mount(args) => mount::run(&context, &args),
         Command::Umount(args) => umount::run(&context, &args),
         Command::Restore(args) => restore::run(&context, args),
         Command::Cat(args) => cat::run(&context, &args),

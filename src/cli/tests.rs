@@ -29,6 +29,7 @@ fn every_documented_option_is_understood() {
          --memory 128M --threads 2",
         "relict snapshots --host h --source s --tag t --json",
         "relict ls latest:/etc -l -R",
+        "relict mount /mnt -f --allow-other --cache-size 64M",
         "relict umount /mnt -l",
         "relict restore latest:/etc -t /tmp/x --include a --exclude b --overwrite never --verify --dry-run --threads 4",
         "relict cat latest:/etc/passwd --password-file /p",
@@ -42,7 +43,7 @@ fn every_documented_option_is_understood() {
 #[test]
 fn nothing_here_deletes() {
     let names: Vec<_> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    assert_eq!(names, ["init", "backup", "snapshots", "ls", "umount", "restore", "cat", "version"]);
+    assert_eq!(names, ["init", "backup", "snapshots", "ls", "mount", "umount", "restore", "cat", "version"]);
 }
 
 #[test]

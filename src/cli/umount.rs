@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::exit::Outcome;
 use crate::error::Result;
+use crate::mount::umount;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -22,6 +23,6 @@ pub struct UmountArgs {
 /// # Errors
 /// When nothing is mounted there, or files in it are still open.
 pub fn run(_: &Context, args: &UmountArgs) -> Result<Outcome> {
-    let _ = (&args.mountpoint, args.lazy);
+    umount(&args.mountpoint, args.lazy)?;
     Ok(Outcome::Complete)
 }

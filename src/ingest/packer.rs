@@ -20,9 +20,9 @@ impl Packer {
         Self { target_bytes, raw: Vec::new(), chunks: Vec::new() }
     }
 
-    /// Adds a claimed chunk; stores the segment first if the chunk would take it past its target.
+    /// Adds a claimed chunk; stores the segment first if it is nearer to its target without the chunk.
     pub(super) fn add(&mut self, sink: &dyn ChunkSink, id: ChunkId, bytes: &[u8]) -> Result<()> {
-        if self.raw.len() + bytes.len() > self.target_bytes {
+        if self.raw.len() + bytes.len() / 2 > self.target_bytes {
             self.flush(sink)?;
         }
         self.raw.extend_from_slice(bytes);

@@ -437,6 +437,10 @@ impl<'w, 'a> Walker<'w, 'a> {
             let blocks = self.queues.blocks.clone();
             return self.send(Files::Large(job, blocks));
         }
+        if self.batch.bytes + found.stat.size > BATCH_BYTES {
+            // A batch that is a segment, rather than one and a bit.
+            self.send_batch()?;
+        }
         if self.batch.add(job) { self.send_batch() } else { Ok(()) }
     }
 

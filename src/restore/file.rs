@@ -171,12 +171,11 @@ fn begin_existing(
     if !may_replace(shared, dir, job)? {
         return Ok(None);
     }
-    if shared.overwrite == Overwrite::IfChanged {
-        if let Some(file) = open_right(shared, dir, job)? {
-            if !shared.compare || right(&file)? {
-                return Ok(Some(Opened { file, temporary: None, why: Why::Right }));
-            }
-        }
+    if shared.overwrite == Overwrite::IfChanged
+        && let Some(file) = open_right(shared, dir, job)?
+        && (!shared.compare || right(&file)?)
+    {
+        return Ok(Some(Opened { file, temporary: None, why: Why::Right }));
     }
     let (temporary, file) = with_temporary(shared, &mut |name| dir.create_file(name, mode))?;
     Ok(Some(Opened { file, temporary: Some(temporary), why: Why::Replaced }))

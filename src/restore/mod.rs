@@ -288,6 +288,7 @@ fn spawn<'scope>(
 }
 
 fn do_batch<'s>(shared: &'s Shared<'s>, batch: Batch<'s>, outstanding: &Outstanding) {
+    let _ending = outstanding.ending();
     let mut segments = content::Segments::new(shared);
     for job in batch {
         match job {
@@ -297,5 +298,4 @@ fn do_batch<'s>(shared: &'s Shared<'s>, batch: Batch<'s>, outstanding: &Outstand
             Job::Node(job) => special::node(shared, &job),
         }
     }
-    outstanding.end();
 }

@@ -3,6 +3,7 @@
 use super::lookup::TreeReader;
 use super::report::{Finding, Log, Progress};
 use super::{Mode, Overwrite};
+use crate::catalog::points::printable;
 use crate::error::{Error, ErrorKind};
 use crate::store::Repository;
 use repo_format::ChunkId;
@@ -88,7 +89,8 @@ impl<'s> Shared<'s> {
 
     /// Reports a finding; ends everything when its cause would hit every other file too.
     pub fn find(&self, finding: Finding, cause: &io::Error) {
-        let error = Error::io("writing to the target", io::Error::from_raw_os_error(cause.raw_os_error().unwrap_or(0)));
+        let what = format!("writing {} to the target", printable(&finding.path));
+        let error = Error::io(what, io::Error::from_raw_os_error(cause.raw_os_error().unwrap_or(0)));
         match (self.mode, error.kind()) {
             (Mode::Restore, ErrorKind::NoSpace) => self.fail(error.advise(
                 "free some space, then run the same command again: what is restored already is not written again",

@@ -1,7 +1,8 @@
 //! Bounded windows of work, put into the order in which chunks lie in packages, and cut into batches for workers.
 
+use super::content::Segments;
 use super::dir::DirNode;
-use super::file::LargeFile;
+use super::file::{self, LargeFile};
 use super::lookup::Head;
 use super::shared::Shared;
 use crate::error::Result;
@@ -102,8 +103,19 @@ impl Outstanding {
         *self.batches.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
+    /// Calls [`Outstanding::end`] when the value is dropped, however the batch ends.
+    pub fn ending(&self) -> impl Drop + '_ {
+        struct Ending<'o>(&'o Outstanding);
+        impl Drop for Ending<'_> {
+            fn drop(&mut self) {
+                self.0.end();
+            }
+        }
+        Ending(self)
+    }
+
     /// A batch is finished.
-    pub fn end(&self) {
+    fn end(&self) {
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         *batches = batches.saturating_sub(1);
         if *batches == 0 {
@@ -154,6 +166,12 @@ impl<'s, 'w> Window<'s, 'w> {
         let mut jobs = std::mem::take(&mut self.jobs);
         if let Err(error) = self.locate(&mut jobs) {
             self.shared.fail(error);
+            // Nothing is restored any more, but files that were begun are taken back.
+            for job in jobs {
+                if let Job::Part(part) = job {
+                    file::part(self.shared, &mut Segments::new(self.shared), part);
+                }
+            }
             return;
         }
         // Stable: files without content stay in the order of their directories.

@@ -79,8 +79,9 @@ impl Bench {
         walked
     }
 
-    fn restored(&self, point: &str) -> Manifest {
-        let target = self.dir.path().join(format!("out-{point}"));
+    /// Restores into `target`, which must not exist: restore adds and mends, and never deletes.
+    fn restored(&self, point: &str, target: &str) -> Manifest {
+        let target = self.path(target);
         let from = format!("{point}:{}", self.source().display());
         self.relict(&["restore", "--quiet", &from, "-t", target.to_str().unwrap()], &[0]);
         manifest(&target)
@@ -134,7 +135,7 @@ fn case(tree: &TreePlan, changes: &TreePlan) {
     let shown = bench.mounted(&["latest"]).remove(0);
     same("the mount", &first, &shown, &through_the_mount(), tree);
     holes_stay(&first, &shown);
-    same("the restored tree", &first, &bench.restored("latest"), &CompareOptions::restored(), tree);
+    same("the restored tree", &first, &bench.restored("latest", "out"), &CompareOptions::restored(), tree);
 
     mutate(changes, &bench.source()).unwrap();
     let second = manifest(&bench.source());
@@ -144,8 +145,8 @@ fn case(tree: &TreePlan, changes: &TreePlan) {
     let shown = bench.mounted(&[&format!("snapshots/{}", times[0]), &format!("snapshots/{}", times[1])]);
     same("the first point", &first, &shown[0], &through_the_mount(), changes);
     same("the second point", &second, &shown[1], &through_the_mount(), changes);
-    same("the second restored tree", &second, &bench.restored("latest"), &CompareOptions::restored(), changes);
-    same("the first restored tree", &first, &bench.restored("latest~1"), &CompareOptions::restored(), changes);
+    same("the second restored tree", &second, &bench.restored("latest", "out2"), &CompareOptions::restored(), changes);
+    same("the first restored tree", &first, &bench.restored("latest~1", "out1"), &CompareOptions::restored(), changes);
 }
 
 fn from_env(name: &str) -> Option<u64> {
@@ -179,7 +180,7 @@ fn paths_beyond_path_max() {
     bench.backup();
     let shown = bench.mounted(&["latest"]).remove(0);
     assert!(diff(&source, &shown, &through_the_mount()).is_empty());
-    assert!(diff(&source, &bench.restored("latest"), &CompareOptions::restored()).is_empty());
+    assert!(diff(&source, &bench.restored("latest", "out"), &CompareOptions::restored()).is_empty());
 }
 
 #[test]
@@ -195,8 +196,8 @@ fn inode_flags_come_back() {
         String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
     };
     bench.backup();
-    bench.restored("latest");
-    let (before, after) = (flags(&bench.source()), flags(&bench.path("out-latest")));
+    bench.restored("latest", "out");
+    let (before, after) = (flags(&bench.source()), flags(&bench.path("out")));
     assert_eq!(before, after);
     assert!(before.iter().any(|line| line.contains('i')) && before.len() == 4, "{before:?}");
 }
