@@ -39,7 +39,7 @@ impl ErrorKind {
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
-            Self::Usage => 2,
+            Self::Usage => 2, // as clap gives it for a wrong command line
             Self::NoRepository => 10,
             Self::Locked => 11,
             Self::WrongPassword => 12,

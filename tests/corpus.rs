@@ -140,4 +140,10 @@ fn a_real_tree_comes_out_as_it_went_in() {
     rsync_is_silent("the restored tree", &rig.source(), &restored);
     agrees("the restored tree", &source, &manifest(&restored));
     rig.maint(&["check", "--read-data"]);
+
+    // The same tree again: nothing is read, nothing is stored.
+    let again = rig.relict(&["backup", "--json", rig.source().to_str().unwrap()]);
+    let summary: serde_json::Value = serde_json::from_str(again.trim().lines().last().unwrap()).unwrap();
+    let zero = ["read_bytes", "files_changed", "new_chunks", "stored_bytes"].map(|name| (name, summary[name].as_u64()));
+    assert_eq!(zero.map(|(_, value)| value), [Some(0); 4], "{summary}");
 }

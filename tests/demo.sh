@@ -34,9 +34,10 @@ step() {
 same() {
   local out
   out=$(rsync -aHAXSn --checksum --delete --itemize-changes "$1/" "$2/")
-  [ -z "$out" ] || { echo "these trees differ:"; echo "$out" | head -20; exit 1; }
+  [ -z "$out" ] || { echo "these trees differ:"; sed -n 1,20p <<<"$out"; exit 1; }
   diff <(cd "$1" && find . -printf '%p %y %m %U %G %s %T@ %n %l\n' | grep -v ' d ' | sort) \
-       <(cd "$2" && find . -printf '%p %y %m %U %G %s %T@ %n %l\n' | grep -v ' d ' | sort) | head -20
+       <(cd "$2" && find . -printf '%p %y %m %U %G %s %T@ %n %l\n' | grep -v ' d ' | sort) > "$work/differences" ||
+    { echo "these trees differ:"; sed -n 1,20p "$work/differences"; exit 1; }
   echo "$1 and $2 are the same: content, owners, modes, times, links, attributes"
 }
 
@@ -55,12 +56,16 @@ step "backup, nothing changed" relict backup "$work/data"
 
 say "# a night's changes: edits, deletions, a rename, a hole, a hard link, an attribute, an ACL"
 cd "$work/data"
-find . -name '*.txt' | head -200 | while read -r f; do echo changed >> "$f"; done
-find . -type f | sort | awk 'NR % 101 == 0' | head -300 | tr '\n' '\0' | xargs -0 rm -f
-first=$(find . -mindepth 2 -maxdepth 3 -type d | sort | head -1)
+find . -type f -name '*.txt' | sort > "$work/list"
+awk 'NR <= 200' "$work/list" | while read -r f; do echo changed >> "$f"; done
+find . -type f | sort > "$work/list"
+awk 'NR % 101 == 0 && n++ < 300' "$work/list" | tr '\n' '\0' | xargs -0 rm -f
+find . -mindepth 2 -maxdepth 3 -type d | sort > "$work/list"
+first=$(sed -n 1p "$work/list")
 mv "$first" "$first.renamed"
 truncate -s 100M sparse && echo end >> sparse
-some=$(find . -type f -size +4k | sort | head -1)
+find . -type f -size +4k -size -1000k ! -name sparse | sort > "$work/list"
+some=$(sed -n 1p "$work/list")
 ln "$some" hard-link
 setfattr -n user.colour -v blue "$some"
 setfacl -m u:daemon:r "$some"

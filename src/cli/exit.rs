@@ -13,21 +13,10 @@ pub enum Outcome {
     Partial,
 }
 
-/// Exit code for a command line that is wrong.
-pub const USAGE: u8 = 2;
 /// Exit code of [`Outcome::Partial`].
 pub const PARTIAL: u8 = 3;
 /// The reader of our output went away; what a shell shows for SIGPIPE.
 const PIPE_CLOSED: u8 = 141;
-
-/// The exit code of a command that ends with an error of this kind.
-#[must_use]
-pub const fn code(kind: ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::Usage => USAGE,
-        other => other.exit_code(),
-    }
-}
 
 /// The word for a kind in `--json` output. Scripts depend on these: they do not change.
 #[must_use]
@@ -71,7 +60,7 @@ pub fn error_json(error: &Error) -> String {
     serde_json::json!({
         "message_type": "error",
         "kind": kind_word(error.kind()),
-        "code": code(error.kind()),
+        "code": error.kind().exit_code(),
         "message": error.to_string(),
         "advice": advice(error),
     })
@@ -115,7 +104,7 @@ pub fn conclude(result: &Result<Outcome>, json: bool) -> ExitCode {
             } else {
                 write!(std::io::stderr(), "{}", error_text(error))
             };
-            code(error.kind())
+            error.kind().exit_code()
         }
     })
 }

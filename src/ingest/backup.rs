@@ -69,7 +69,8 @@ pub fn backup(writer: &Writer, options: &BackupOptions, monitor: &dyn Monitor, s
     let mut notes = Vec::new();
     let (scanned, compared) = match (run.scan(options.parent.as_ref()), &options.parent) {
         (Err(error), Some(parent)) if error.kind() == ErrorKind::Damaged => {
-            notes.push(format!("compared with no point and read completely: the tree of {} is damaged: {error}", parent.id).into());
+            let why = format!("read completely: the tree of point {} is damaged: {error}", parent.id);
+            notes.push(why.into_bytes());
             (run.scan(None), None)
         }
         (result, parent) => (result, parent.as_ref()),

@@ -72,6 +72,8 @@ impl FileJob {
     /// Reports why the file is not in the restore point and takes it out.
     pub(super) fn leave_out(&self, run: &Run<'_>, error: &io::Error) {
         let (severity, what) = match error.raw_os_error() {
+            // Another name may still be there, but this one was to be read for all.
+            _ if self.many_names => (Severity::Error, format!("it cannot be read and is left out under all its names: {error}")),
             Some(libc::ENOENT) => (Severity::Note, "it went away before it was read".into()),
             Some(libc::ELOOP | libc::ENXIO) => (Severity::Note, "it was replaced before it was read".into()),
             _ => (Severity::Error, format!("it cannot be read and is left out: {error}")),

@@ -45,26 +45,24 @@ impl FileSystems {
             return *number;
         }
         let text = self.text(stat, path);
-        // Two devices of one text (layers below an overlay) are kept apart.
-        let taken = |texts: &[Vec<u8>], text: &[u8], numbers: &HashMap<Device, u32>| {
-            let found = texts.iter().position(|known| known == text);
-            found.map(|at| at as u32).map(|number| (number, numbers.values().any(|used| *used == number)))
-        };
+        // Two devices of one text (the layers below an overlay) are kept apart by counting them.
         let mut name = text.clone();
-        for more in 2.. {
-            match taken(&self.texts, &name, &self.numbers) {
-                Some((_, true)) => name = [&text[..], format!("|{more}").as_bytes()].concat(),
-                Some((number, false)) => {
-                    self.numbers.insert(device, number);
-                    return number;
+        let mut count = 1;
+        let number = loop {
+            match self.texts.iter().position(|known| *known == name) {
+                None => {
+                    self.texts.push(name);
+                    break self.texts.len() - 1;
                 }
-                None => break,
+                Some(at) if self.numbers.values().all(|used| *used as usize != at) => break at,
+                Some(_) => {
+                    count += 1;
+                    name = [&text[..], format!("|{count}").as_bytes()].concat();
+                }
             }
-        }
-        let number = self.texts.len() as u32;
-        self.texts.push(name);
-        self.numbers.insert(device, number);
-        number
+        };
+        self.numbers.insert(device, number as u32);
+        number as u32
     }
 
     /// `type|mount point`, and for what changes device inside a mount (a btrfs subvolume) its path too.

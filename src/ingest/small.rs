@@ -101,7 +101,13 @@ impl SmallFiles {
 
     /// Reads the content; a second time if the file changed meanwhile. Returns the attributes from before
     /// the reading that counts, and whether the file changed during that one too.
-    fn read_twice<'f>(&mut self, file: &'f File, content: &mut Content<'f>, listed: &Stat, start: usize) -> io::Result<(Stat, bool)> {
+    fn read_twice<'f>(
+        &mut self,
+        file: &'f File,
+        content: &mut Content<'f>,
+        listed: &Stat,
+        start: usize,
+    ) -> io::Result<(Stat, bool)> {
         self.read_content(content, listed.size, start)?;
         let now = Stat::of_file(file)?;
         if listed.same_content(&now) {

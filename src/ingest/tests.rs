@@ -25,6 +25,8 @@ struct MemorySink {
     segments: Mutex<Vec<usize>>,
     /// Set: the next segment fails.
     broken: AtomicBool,
+    /// Runs once, in the middle of a scan.
+    at_first_claim: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl ChunkSink for MemorySink {
@@ -33,6 +35,9 @@ impl ChunkSink for MemorySink {
     }
 
     fn claim(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        if let Some(now) = self.at_first_claim.lock().unwrap().take() {
+            now();
+        }
         let mut claimed = self.claimed.lock().unwrap();
         Ok(ids.iter().map(|id| claimed.insert(*id)).collect())
     }
@@ -617,6 +622,116 @@ fn excluded_things_are_as_if_they_were_not_there() {
     let gone = |path: &PathBuf| path.starts_with("d2") || path.to_string_lossy().ends_with('1') || path == Path::new("large");
     assert!(!paths.keys().any(gone));
     assert!(paths.contains_key(Path::new("d3/e0/f3")));
+}
+
+#[test]
+fn files_that_go_away_during_the_scan_are_left_out_whole() {
+    let mut world = World::new();
+    for n in 0..600 {
+        world.write(&format!("f{n}"), &noise(n, 2000));
+    }
+    for n in 0..20 {
+        fs::hard_link(world.at("f599"), world.at(&format!("a{n}"))).unwrap();
+    }
+    world.write("g-large", &noise(7, 4_000_000));
+    world.write("h0", b"shared");
+    (1..20).for_each(|n| fs::hard_link(world.at("h0"), world.at(&format!("h{n}"))).unwrap());
+    world.scan();
+    // All are to be read again; when the first batch is hashed, most are gone.
+    world.write("h0", b"shared and new");
+    for n in 0..600 {
+        world.write(&format!("f{n}"), &noise(n + 1000, 2000));
+    }
+    let source = world.source.clone();
+    let go = move || {
+        (100..600).for_each(|n| fs::remove_file(source.join(format!("f{n}"))).unwrap());
+        (0..20).for_each(|n| fs::remove_file(source.join(format!("a{n}"))).unwrap());
+        (0..19).for_each(|n| fs::remove_file(source.join(format!("h{n}"))).unwrap());
+    };
+    *world.sink.at_first_claim.lock().unwrap() = Some(Box::new(go));
+    let made = world.scan_from(&world.last, false);
+    let gone = made.findings.iter().filter(|(severity, _)| *severity == Severity::Note).count();
+    assert!(gone > 0 && gone + 1 == made.findings.len(), "{:?}", made.findings);
+    assert_eq!(made.counts.errors, 1, "a name that is still there is an error");
+    let tree = Tree::read(&world, &made.point);
+    tree.check_whole(&made.point);
+    let files = tree.inodes.values().filter(|inode| inode.kind() == FileKind::File);
+    assert_eq!(files.count() as u64, made.counts.files);
+    world.last = made.point;
+    world.scan();
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_stored_and_named() {
+    let mut world = World::new();
+    world.write("growing", &noise(1, 30_000_000));
+    let path = world.at("growing");
+    let change = move || {
+        let mut file = File::options().append(true).open(path).unwrap();
+        file.write_all(b"more").unwrap();
+    };
+    *world.sink.at_first_claim.lock().unwrap() = Some(Box::new(change));
+    let made = world.scan_from(&Point::default(), false);
+    assert_eq!(made.findings.iter().map(|f| f.0).collect::<Vec<_>>(), [Severity::Warning]);
+    assert_eq!(made.counts.errors, 0);
+    world.last = made.point;
+    assert_eq!(world.inode("growing").size, 30_000_000);
+    // The times are from before the change, so the next scan reads the file again.
+    let again = world.scan();
+    assert_eq!((again.counts.read_bytes, again.findings), (30_000_004, Vec::new()));
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_read_ends_early() {
+    let mut world = World::new();
+    world.write("shrinking", &noise(1, 30_000_000));
+    let path = world.at("shrinking");
+    let change = move || File::options().write(true).open(path).unwrap().set_len(20_000_001).unwrap();
+    *world.sink.at_first_claim.lock().unwrap() = Some(Box::new(change));
+    let made = world.scan_from(&Point::default(), false);
+    assert_eq!(made.findings.iter().map(|f| f.0).collect::<Vec<_>>(), [Severity::Warning]);
+    Tree::read(&world, &made.point).check_whole(&made.point);
+    world.last = made.point;
+    assert_eq!(world.inode("shrinking").size, 20_000_001);
+    world.scan();
+}
+
+#[test]
+fn roots_that_are_files_or_inside_each_other() {
+    let mut world = some_files();
+    let paths = [world.at("d1/e1"), world.at("large"), world.at("d1/e1/f1"), world.at("link")];
+    let scan = |from: &Point, paths: &[PathBuf]| {
+        let scan = Scan {
+            paths,
+            excludes: &world.excludes,
+            rules: Rules { one_file_system: true, force: false, not_into: None },
+            old: from.root.map(|root| (&world.nodes as &dyn ReadNodes, root)),
+            next_ino: from.next_ino,
+            file_systems: from.file_systems.clone(),
+            chunk_bytes: [1024, 4096, 16384],
+            threads: 0,
+            memory_bytes: 0,
+        };
+        let scanned = scan.run(&world.sink, &world.progress, &world.stop).unwrap();
+        let (next_ino, file_systems) = (scanned.next_ino, scanned.file_systems.clone());
+        let root = tree::apply(&world.nodes, from.root.as_ref(), scanned.into_edits().unwrap(), &mut &world.nodes);
+        Point { root: Some(root.unwrap()), next_ino, file_systems }
+    };
+    let part = scan(&Point::default(), &paths);
+    let tree = Tree::read(&world, &part);
+    tree.check_whole(&part);
+    let mut names = BTreeMap::new();
+    tree.paths(tree.root_of(&world.source), Path::new(""), &mut names);
+    let expected = names.keys().filter(|path| !path.starts_with("d1")).map(|path| path.to_str().unwrap());
+    assert_eq!(expected.collect::<Vec<_>>(), ["", "large", "link"]);
+    assert!(names.contains_key(Path::new("d1/e1/f1")) && !names.contains_key(Path::new("d1/e2")));
+    // From a part to the whole: what is known keeps its number.
+    let whole = scan(&part, std::slice::from_ref(&world.source));
+    let more = Tree::read(&world, &whole);
+    more.check_whole(&whole);
+    assert!(tree.inodes.keys().all(|ino| more.inodes.contains_key(ino)));
+    world.last = whole;
+    world.check();
 }
 
 #[test]

@@ -370,11 +370,8 @@ impl<'w, 'a> Walker<'w, 'a> {
             self.end.links.add(found.source(), link);
         }
         match unchanged {
-            Some(old) if !must_read => {
-                if !found.is_shared() && old.nlink != 1 {
-                    self.put_inode(ino, None, &Inode { nlink: 1, ..old });
-                }
-            }
+            Some(old) if !must_read && !found.is_shared() => self.put_inode(ino, Some(&old), &Inode { nlink: 1, ..old }),
+            Some(_) if !must_read => {}
             _ if found.stat.kind == FileKind::File => {
                 if found.is_shared() {
                     self.put_name(found, ino, true);

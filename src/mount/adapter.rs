@@ -24,6 +24,7 @@ const BLOCK_BYTES: u32 = 4096;
 const NAME_BYTES: u32 = 255;
 /// `FS_IOC_GETFLAGS` where `long` has 64 bits, and where it has 32.
 const GET_FLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
+const SELINUX_LABEL: &str = "security.selinux";
 /// Read requests the kernel may have in flight by itself.
 const MAX_BACKGROUND: u16 = 64;
 
@@ -73,6 +74,8 @@ pub(super) struct Adapter {
     /// Other users come here: the kernel checks modes and ACLs for us.
     pub(super) allow_other: bool,
     pub(super) max_read: u32,
+    /// Whether extended attributes are shown. The first "no" ends the kernel's asking until the mount ends.
+    pub(super) xattrs: bool,
 }
 
 impl Adapter {
@@ -332,8 +335,14 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Request::Getxattr);
+        if !self.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
         match self.view.xattr(ino_of(ino), name.as_bytes()) {
             Ok(Some(value)) => reply_sized(&value, size, reply),
+            // A system with SELinux labels every file, so a file without a label means "no labels here". Told
+            // so, ls(1) stops asking for each file.
+            Ok(None) if name == SELINUX_LABEL => reply.error(Errno::EOPNOTSUPP),
             Ok(None) => reply.error(Errno::ENODATA),
             Err(error) => reply.error(errno(&error)),
         }
@@ -341,6 +350,9 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, _: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Request::Listxattr);
+        if !self.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
         match self.view.xattr_names(ino_of(ino)) {
             Ok(names) => reply_sized(&names, size, reply),
             Err(error) => reply.error(errno(&error)),

@@ -27,6 +27,8 @@ const MAX_READ_BYTES: u32 = 1 << 20;
 pub struct MountOptions {
     /// Other users may read it too, as modes and ACLs of the files allow.
     pub allow_other: bool,
+    /// Extended attributes and ACLs are shown. Without them `cp -a` needs one request a file instead of four.
+    pub xattrs: bool,
     /// Threads that answer requests.
     pub threads: usize,
     /// Threads that load ahead.
@@ -44,6 +46,7 @@ impl Default for MountOptions {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             allow_other: false,
+            xattrs: true,
             threads: threads.clamp(2, 16),
             ahead_threads: threads.clamp(1, 8),
             read_ahead_kib: MAX_READ_BYTES >> 10,
@@ -94,6 +97,7 @@ impl Mounted {
             counts: Arc::clone(&options.counts),
             allow_other: options.allow_other,
             max_read: MAX_READ_BYTES,
+            xattrs: options.xattrs,
         };
         let session = Session::new(adapter, &mountpoint, &config(name, options)).map_err(failed)?;
         set_read_ahead(&mountpoint, options.read_ahead_kib);
@@ -146,8 +150,9 @@ fn forget(notifier: &Notifier, dir: &ChangedDir) {
 fn config(name: String, options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(name),
-        MountOption::Subtype("relict".to_string()),
+        MountOption::FSName(if os::geteuid() == 0 { name } else { escape_option(&name) }),
+        // As an option of the kernel's own: fuser gives its `Subtype` to fusermount3 only.
+        MountOption::CUSTOM("subtype=relict".to_string()),
         MountOption::RO,
         // A backup of a hostile machine must not give anyone a device or a root shell here.
         MountOption::NoDev,
@@ -161,6 +166,11 @@ fn config(name: String, options: &MountOptions) -> Config {
     config.n_threads = Some(options.threads.max(1));
     config.clone_fd = options.threads > 1;
     config
+}
+
+/// fusermount3 takes all options in one string.
+fn escape_option(name: &str) -> String {
+    name.replace('\\', "\\\\").replace(',', "\\,")
 }
 
 fn explain(mountpoint: &Path, error: io::Error) -> Error {

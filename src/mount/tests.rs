@@ -1,0 +1,321 @@
+//! A repository in memory, mounted for real and looked at with the tools that people use.
+
+use super::*;
+use crate::view::memory::{MemoryBacking, TreeBuilder, point};
+use crate::{Error, ErrorKind, Result};
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A mount that goes away with the test, also when it fails.
+struct Mount {
+    dir: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<()>>>,
+    counts: Arc<RequestCounts>,
+    reports: Arc<Mutex<Vec<String>>>,
+}
+
+impl Mount {
+    fn new(backing: &Arc<MemoryBacking>) -> Self {
+        Self::with(backing, |_| ())
+    }
+
+    fn with(backing: &Arc<MemoryBacking>, edit: impl FnOnce(&mut MountOptions)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (stop, reports) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let said = Arc::clone(&reports);
+        let report = Arc::new(move |damage: &crate::view::Damage| said.lock().unwrap().push(damage.to_string()));
+        let mut options = MountOptions { report, ..MountOptions::default() };
+        edit(&mut options);
+        let counts = Arc::clone(&options.counts);
+        let (send, ready) = mpsc::channel();
+        let (backing, path, ending) = (Arc::clone(backing), dir.path().to_path_buf(), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let tell = || {
+                send.send(()).unwrap();
+                Ok(())
+            };
+            run(backing, &path, &options, &tell, &ending)
+        });
+        ready.recv_timeout(Duration::from_secs(10)).expect("the mount to be ready");
+        Self { dir, stop, thread: Some(thread), counts, reports }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    fn point(&self, below: &str) -> PathBuf {
+        self.path("snapshots/1970-01-01T00-00-00Z").join(below)
+    }
+
+    fn shell(&self, script: &str) -> String {
+        let output = Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(self.dir.path()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{script}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap().unwrap();
+        }
+    }
+}
+
+fn published(build: impl FnOnce(&mut TreeBuilder, &MemoryBacking)) -> Arc<MemoryBacking> {
+    let backing = Arc::new(MemoryBacking::default());
+    let mut tree = TreeBuilder::new();
+    build(&mut tree, &backing);
+    tree.publish(&backing, &point(1, 0, "h", "s", &["t"])).unwrap();
+    backing
+}
+
+/// user::rwx, user 1:r--, group::r-x, mask::r-x, other::---
+const ACL: [u8; 44] = [
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 4, 0, 1, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5, 0, 255, 255,
+    255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
+];
+
+/// Every kind of inode.
+fn menagerie(tree: &mut TreeBuilder, backing: &MemoryBacking) {
+    tree.dir("d");
+    tree.dir("d/empty dir");
+    tree.file(backing, "d/file", b"some content\n");
+    tree.file(backing, "d/nothing", b"");
+    tree.hard_link("d/second name", "d/file");
+    tree.symlink("d/link", "file");
+    tree.special("d/fifo", 0o010_600, None);
+    tree.special("d/socket", 0o140_600, None);
+    tree.special("d/null", 0o020_666, Some((1, 3)));
+    tree.special("d/disk", 0o060_660, Some((259, 300)));
+    tree.file(backing, "d/acl", b"a");
+    tree.edit("d/acl", |inode| inode.mode = 0o100_750);
+    tree.xattr("d/acl", "system.posix_acl_access", &ACL);
+    tree.file(backing, "d/caps", b"c");
+    tree.xattr("d/caps", "security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    tree.xattr("d/file", "user.colour", b"red");
+    tree.edit("d/file", |inode| (inode.uid, inode.gid, inode.mode) = (1, 2, 0o104_755));
+    tree.edit("d", |inode| inode.mtime.sec = -5);
+    let id = backing.put_chunk(&[9; 8192]);
+    tree.extents("d/sparse", 1 << 30, &[(1 << 20, id, 0, 8192)]);
+}
+
+#[test]
+fn files_have_their_attributes() {
+    let mount = Mount::new(&published(menagerie));
+    let meta = |name: &str| fs::symlink_metadata(mount.point("d").join(name)).unwrap();
+    let file = meta("file");
+    assert_eq!((file.mode(), file.uid(), file.gid(), file.nlink(), file.size()), (0o104_755, 1, 2, 2, 13));
+    assert_eq!((file.mtime_nsec(), file.ctime() - file.mtime(), file.blocks()), (123_456_789, 1, 8));
+    assert_eq!(file.ino(), meta("second name").ino());
+    assert_eq!((meta("").mtime(), meta("").nlink()), (-5, 3));
+    assert_eq!((meta("null").rdev(), meta("disk").rdev()), (libc::makedev(1, 3), libc::makedev(259, 300)));
+    assert_eq!((meta("sparse").size(), meta("sparse").blocks()), (1 << 30, 16));
+    assert_eq!(fs::read(mount.point("d/link")).unwrap(), b"some content\n");
+    assert_eq!(fs::read(mount.path("latest/d/file")).unwrap(), b"some content\n");
+    assert_eq!(fs::read(mount.path("hosts/h/s/latest/d/file")).unwrap(), b"some content\n");
+    let entries = mount.shell("find snapshots/latest/d -printf '%y %f\\n' | LC_ALL=C sort");
+    let expected = "b disk\nc null\nd d\nd empty dir\nf acl\nf caps\nf file\nf nothing\nf second name\nf sparse\nl link\np fifo\ns socket\n";
+    assert_eq!(entries, expected);
+    let flags = mount.shell(&format!("findmnt -no FSTYPE,OPTIONS {}", mount.dir.path().display()));
+    assert!(flags.contains("fuse.relict") && ["ro", "nosuid", "nodev"].iter().all(|flag| flags.contains(flag)), "{flags}");
+    assert_eq!(mount.shell("stat -fc '%s %l' .").trim(), "4096 255");
+}
+
+#[test]
+fn extended_attributes_and_acls_are_seen_by_their_tools() {
+    for allow_other in [false, true] {
+        let mount = Mount::with(&published(menagerie), |options| options.allow_other = allow_other);
+        let dump = mount.shell("cd snapshots/latest/d; getfattr -hd -m- -e hex acl caps file nothing");
+        for expected in ["system.posix_acl_access=0x02", "security.capability=0x0100000200040000", "user.colour=0x726564"] {
+            assert!(dump.contains(expected), "{expected} in {dump}");
+        }
+        assert!(!dump.contains("nothing"));
+        let acl = mount.shell("getfacl -nc snapshots/latest/d/acl");
+        assert_eq!(acl.trim(), "user::rwx\nuser:1:r--\ngroup::r-x\nmask::r-x\nother::---");
+        let missing = mount.shell("getfattr -n user.none snapshots/latest/d/file 2>&1 || true");
+        assert!(missing.contains("No such attribute"), "{missing}");
+        assert!(mount.shell("ls -l snapshots/latest/d").contains("-rwxr-x---+"));
+    }
+}
+
+#[test]
+fn copies_are_the_same() {
+    let mount = Mount::new(&published(menagerie));
+    let target = tempfile::tempdir().unwrap();
+    let out = target.path().display();
+    mount.shell(&format!("cp -a snapshots/latest/d {out}/copy && tar -C snapshots/latest -c --xattrs --xattrs-include='*' --acls -S d | tar -C {out} -x --xattrs --xattrs-include='*' --acls"));
+    for copy in ["copy", "d"] {
+        let list = "find . -printf '%P %y %m %U %G %s %n %T@ %l\\n' | grep -v '^socket\\|^ d' | sort";
+        let original = mount.shell(&format!("cd snapshots/latest/d && {list}"));
+        let copied = mount.shell(&format!("cd {out}/{copy} && {list}"));
+        let no_dirs = |text: &str| text.lines().filter(|line| !line.contains(" d ")).map(str::to_string).collect::<Vec<_>>();
+        assert_eq!(no_dirs(&original), no_dirs(&copied), "{copy}");
+        let attrs = "find . | LC_ALL=C sort | xargs -d '\\n' getfattr -hd -m- | grep -v '^$'";
+        assert_eq!(mount.shell(&format!("cd snapshots/latest/d && {attrs}")), mount.shell(&format!("cd {out}/{copy} && {attrs}")));
+        assert!(fs::metadata(target.path().join(copy).join("sparse")).unwrap().blocks() < 100, "holes stay holes in {copy}");
+        mount.shell(&format!("cmp snapshots/latest/d/sparse {out}/{copy}/sparse && cmp snapshots/latest/d/file {out}/{copy}/file"));
+    }
+}
+
+#[test]
+fn nothing_can_be_changed() {
+    let mount = Mount::new(&published(menagerie));
+    let d = mount.point("d");
+    let read_only = |result: std::io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EROFS));
+    read_only(fs::write(d.join("new"), b""));
+    read_only(fs::write(d.join("file"), b""));
+    read_only(fs::remove_file(d.join("file")));
+    read_only(fs::create_dir(mount.path("dir")));
+    read_only(fs::rename(d.join("file"), d.join("other")));
+    read_only(fs::hard_link(d.join("file"), d.join("other")));
+    read_only(fs::remove_dir(mount.path("tags/t")));
+    read_only(fs::set_permissions(d.join("file"), std::os::unix::fs::PermissionsExt::from_mode(0o777)));
+}
+
+#[test]
+fn a_lost_chunk_costs_no_more_than_its_pages() {
+    let mut whole = Vec::new();
+    let backing = published(|tree, backing| {
+        let ids: Vec<_> = (0..64_u8).map(|n| backing.put_chunk(&vec![n; 65_536])).collect();
+        let extents: Vec<_> = (0..64).map(|n| (n as u64 * 65_536, ids[n], 0, 65_536)).collect();
+        whole = (0..64_u8).flat_map(|n| vec![n; 65_536]).collect();
+        tree.extents("big", 64 * 65_536, &extents);
+        backing.lose_chunk(&ids[20]);
+    });
+    let mount = Mount::new(&backing);
+    let file = fs::File::open(mount.point("big")).unwrap();
+    let mut lost = 0;
+    for at in (0..whole.len()).step_by(4096) {
+        let mut page = [0; 4096];
+        match file.read_exact_at(&mut page, at as u64) {
+            Ok(()) => assert_eq!(page, whole[at..at + 4096], "at {at}"),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EIO));
+                assert_eq!(at / 65_536, 20, "at {at}");
+                lost += 1;
+            }
+        }
+    }
+    assert_eq!(lost, 16);
+    let reports = mount.reports.lock().unwrap();
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].starts_with("snapshots/1970-01-01T00-00-00Z/big: content at byte"));
+}
+
+#[test]
+fn new_points_appear_and_old_ones_go() {
+    let backing = published(menagerie);
+    let mount = Mount::new(&backing);
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(mount.path("snapshots")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let open = fs::File::open(mount.point("d/file")).unwrap();
+    assert_eq!((names().len(), fs::read_link(mount.path("latest")).unwrap()), (2, "snapshots/1970-01-01T00-00-00Z".into()));
+    assert!(!mount.path("snapshots/1970-01-01T00-01-00Z").exists());
+    let mut tree = TreeBuilder::new();
+    tree.file(&backing, "later", b"l");
+    tree.publish(&backing, &point(2, 60, "h", "s", &[])).unwrap();
+    let start = Instant::now();
+    while !mount.path("hosts/h/s/1970-01-01T00-01-00Z/later").exists() {
+        assert!(start.elapsed() < Duration::from_secs(6), "a new point does not appear");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(names().len(), 3);
+    assert_eq!(fs::read(mount.path("latest/later")).unwrap(), b"l");
+    backing.remove_point(&point(1, 0, "", "", &[]).id);
+    while names().len() == 3 {
+        assert!(start.elapsed() < Duration::from_secs(12), "a removed point does not go");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!mount.point("").exists() && !mount.path("tags/t").exists());
+    let mut content = [0; 4];
+    open.read_exact_at(&mut content, 0).unwrap();
+    assert_eq!(&content, b"some");
+}
+
+#[test]
+fn a_mount_in_use_ends_when_it_is_left() {
+    let mount = Mount::new(&published(menagerie));
+    let file = fs::File::open(mount.point("d/file")).unwrap();
+    let error = umount(mount.dir.path(), false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    assert!(error.advice().unwrap().contains("umount -l"));
+    mount.stop.store(true, Ordering::Relaxed);
+    let start = Instant::now();
+    while mount.path("snapshots").exists() {
+        assert!(start.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut content = [0; 4];
+    file.read_exact_at(&mut content, 5).unwrap();
+    assert_eq!(&content, b"cont");
+    assert!(!mount.thread.as_ref().unwrap().is_finished());
+    assert_eq!(umount(mount.dir.path(), true).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn nobody_to_tell_means_no_mount() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = || Err(Error::new(ErrorKind::Interrupted, "nobody listens"));
+    let error = run(published(menagerie), dir.path(), &MountOptions::default(), &gone, &AtomicBool::new(false)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    let missing = dir.path().join("missing");
+    assert!(run(published(menagerie), &missing, &MountOptions::default(), &|| Ok(()), &AtomicBool::new(false)).is_err());
+}
+
+#[test]
+fn what_is_known_is_not_asked_again() {
+    let backing = published(|tree, backing| {
+        tree.dir("d");
+        (0..1000).for_each(|n| tree.file(backing, &format!("d/{n:04}"), format!("content {n}").as_bytes()));
+    });
+    let mount = Mount::new(&backing);
+    let target = tempfile::tempdir().unwrap();
+    let copy = |to: &str| mount.shell(&format!("cp -a snapshots/latest/d {}/{to}", target.path().display()));
+    copy("one");
+    let count = |request| mount.counts.of(request);
+    assert!(count(Request::Lookup) < 20 && count(Request::Getattr) < 20, "{:?}", mount.counts);
+    let once = [Request::Open, Request::Opendir, Request::Flush, Request::Release].map(count);
+    assert!(once.iter().all(|count| *count <= 1), "{once:?}");
+    assert_eq!(count(Request::Read), 1000);
+    let listed = count(Request::Readdirplus);
+    copy("two");
+    assert_eq!((count(Request::Read), count(Request::Readdirplus)), (1000, listed));
+    fs::metadata(mount.point("d/none")).unwrap_err();
+    let lookups = count(Request::Lookup);
+    fs::metadata(mount.point("d/none")).unwrap_err();
+    assert_eq!(count(Request::Lookup), lookups);
+}
+
+#[test]
+fn the_mount_point_may_have_a_hard_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a b\\c,d");
+    fs::create_dir(&path).unwrap();
+    let stop = AtomicBool::new(true);
+    let seen = std::cell::Cell::new(None);
+    let ready = || {
+        let device = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = device.lines().find(|line| line.contains("a\\040b\\134c,d")).unwrap().to_string();
+        let number = line.split(' ').nth(2).unwrap().to_string();
+        seen.set(fs::read_to_string(Path::new("/sys/class/bdi").join(number).join("read_ahead_kb")).ok());
+        Ok(())
+    };
+    run(published(menagerie), &path, &MountOptions::default(), &ready, &stop).unwrap();
+    assert_eq!(seen.take().as_deref().map(str::trim), Some("1024"));
+}

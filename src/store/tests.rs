@@ -260,6 +260,32 @@ fn chunks_of_a_killed_run_are_found_again() {
 }
 
 #[test]
+fn a_reader_is_not_misled_by_a_package_that_recovery_removed() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let first = store(&w, &content(1, 3000));
+    w.finish().unwrap();
+    let r = reader(dir.path());
+    store(&w, &content(2, 3000));
+    let open = w.repository().index().packages().unwrap().into_iter().find(|p| !p.sealed).unwrap();
+    // The reader learns the open package's number beside that of the one it reads.
+    r.refresh().unwrap();
+    r.chunk(&first).unwrap();
+    w.abandon();
+    let name = open.id.to_string();
+    std::fs::write(dir.path().join(format!("packages/{}/{name}.pkg", &name[..2])), "torn").unwrap();
+    // Its removal and the next package may be far apart.
+    drop(writer(dir.path()));
+    let w = writer(dir.path());
+    let bytes = content(3, 3000);
+    let third = store(&w, &bytes);
+    w.finish().unwrap();
+    r.refresh().unwrap();
+    assert_eq!(&*r.chunk(&third).unwrap(), &bytes[..]);
+    assert!(w.repository().index().packages().unwrap().iter().all(|p| p.number != open.number), "a number was given out again");
+}
+
+#[test]
 fn a_torn_tail_is_left_out_at_every_length() {
     let dir = new_repo(&cheap());
     let w = writer(dir.path());
