@@ -1,6 +1,6 @@
 //! `relict backup` is killed (SIGKILL) at random moments, with a mount reading beside it all the time. After every kill:
 //! the restore points that were there are there, at most one is new, every point that can be seen is whole, `check`
-//! finds nothing, and the next backup needs no manual step.
+//! finds nothing, and the next backup needs no manual step. SIGINT is kinder, and says how to go on.
 //!
 //! `RELICT_KILLS` (default 20) sets how many, `RELICT_SEED` repeats a run; the seed is printed.
 
@@ -185,4 +185,31 @@ fn kill_9_loses_no_restore_point() {
         assert!(differences.is_empty(), "restore point {id}, restored:\n{}", differences.join("\n"));
     }
     assert!(died >= kills as u32 / 4 && read > 0, "the kills came too late, or nothing was read beside them");
+}
+
+#[test]
+fn an_interrupted_backup_says_how_to_go_on_and_its_chunks_are_found_again() {
+    let mut random = Random::from_env();
+    let rig = Rig::new();
+    let source = rig.source();
+    std::fs::write(source.join("large"), random.bytes(400 << 20)).unwrap();
+    let child = rig.command("relict", &["backup", source.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+    // Two packages, so that something is sealed.
+    let packages = rig.path("repo/packages");
+    let stored = || std::fs::read_dir(&packages).unwrap().count();
+    while stored() < 3 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{words}");
+    assert!(words.contains("again"), "{words}");
+    assert_eq!(listed(&rig), Vec::<String>::new());
+    rig.maint(&["check", "--read-data"]);
+    let summary = rig.relict(&["backup", "--json", source.to_str().unwrap()]);
+    let summary: serde_json::Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();
+    let new = summary["new_bytes"].as_u64().unwrap();
+    assert!(new < 300 << 20, "{new} bytes were stored again, of {}", summary["bytes"]);
+    assert_eq!(listed(&rig).len(), 1);
 }

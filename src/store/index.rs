@@ -14,6 +14,8 @@ pub const BLOBS: &str = "blobs";
 
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 const LOCATION_BYTES: usize = 20;
+/// Key in `meta`: the lowest package number that was never given out.
+const NEXT_PACKAGE: &[u8] = b"next_package";
 /// A reader may open files at the moment the writer replaces them; then it looks again.
 const OPEN_ATTEMPTS: u32 = 20;
 
@@ -250,9 +252,21 @@ impl Index {
         Ok(())
     }
 
+    /// Forgets a package. Its number is not given out again: readers remember which package a number named.
     pub(super) fn remove_package(&self, batch: &mut IndexBatch, number: u32) -> Result<()> {
         batch.0.delete_cf(self.cf("packages")?, number.to_be_bytes());
+        let next = self.next_package()?.max(number.saturating_add(1));
+        batch.0.put_cf(self.cf("meta")?, NEXT_PACKAGE, next.to_be_bytes());
         Ok(())
+    }
+
+    /// The number of the next package: above all that there are and all that were removed.
+    pub(super) fn next_package(&self) -> Result<u32> {
+        let bad = || Error::damaged("the index's next package number is not valid").advise(REBUILD);
+        let kept = self.db.get_cf(self.cf("meta")?, NEXT_PACKAGE).map_err(|e| failed("reading the index", &e))?;
+        let kept = kept.map_or(Ok([0; 4]), |bytes| bytes.try_into().map_err(|_| bad()))?;
+        let above = |info: &PackageInfo| info.number.saturating_add(1);
+        Ok(self.packages()?.iter().map(above).max().unwrap_or(0).max(u32::from_be_bytes(kept)))
     }
 
     pub(super) fn add_point(&self, batch: &mut IndexBatch, id: &PointId, record: &ChunkId) -> Result<()> {

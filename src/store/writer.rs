@@ -121,9 +121,8 @@ impl Writer {
     fn over(repository: Arc<Repository>, index: Arc<Index>, keys: Keys, lease: Lease) -> Result<Self> {
         let packages = repository.packages().clone();
         recover::finish_open_packages(&index, &*packages, &keys)?;
-        let known = index.packages()?;
-        repository.learn(&known);
-        let next = known.iter().map(|p| p.number + 1).max().unwrap_or(0);
+        repository.learn(&index.packages()?);
+        let next = index.next_package()?;
         let shared = Arc::new(Shared {
             repository,
             index,
