@@ -260,6 +260,20 @@ fn chunks_of_a_killed_run_are_found_again() {
 }
 
 #[test]
+fn a_point_whose_record_is_whole_is_visible_after_a_crash() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let root = store(&w, b"content");
+    w.checkpoint().unwrap();
+    let sealed = point(&w, 1, root);
+    w.seal_unfinished(&sealed);
+    w.abandon();
+    assert!(reader(dir.path()).point_records().unwrap().is_empty());
+    drop(writer(dir.path()));
+    assert_eq!(reader(dir.path()).point_records().unwrap(), [sealed]);
+}
+
+#[test]
 fn a_torn_tail_is_left_out_at_every_length() {
     let dir = new_repo(&cheap());
     let w = writer(dir.path());
