@@ -52,27 +52,36 @@ fn change(source: &Path, random: &mut Random) {
     std::os::unix::fs::FileExt::write_all_at(&base, &random.bytes(1 << 20), at).unwrap();
 }
 
-/// The ids of all restore points, as `relict snapshots` gives them.
-fn listed(rig: &Rig) -> Vec<String> {
+/// The restore points as `relict snapshots` gives them: id, and when the state was taken.
+fn listed(rig: &Rig) -> Vec<(String, jiff::Timestamp)> {
     let lines = rig.relict(&["snapshots", "--json"]);
-    let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
-    lines.lines().map(id).collect()
+    let point = |line: &str| {
+        let json = serde_json::from_str::<serde_json::Value>(line).unwrap();
+        (json["id"].as_str().unwrap().to_owned(), json["time"].as_str().unwrap().parse().unwrap())
+    };
+    lines.lines().map(point).collect()
 }
 
-/// What must hold at any time: all of `known` are listed, and at most one new point, which then holds `source`.
-fn account(rig: &Rig, known: &Mutex<Points>, source: &Arc<Manifest>) -> bool {
+/// Every backup that was started: when, and what the source held.
+type Runs = Vec<(jiff::Timestamp, Arc<Manifest>)>;
+
+/// What must hold at any time: all of `known` are listed, and a new point holds what the source held when its backup
+/// ran. True when the last run has its point. A point whose backup died between its record and its acknowledgement may
+/// appear with the next backup's recovery, so there can be two new ones, but never two of one run.
+fn account(rig: &Rig, known: &Mutex<Points>, runs: &Runs) -> bool {
     let listed = listed(rig);
     let mut known = known.lock().unwrap();
     for id in known.keys() {
-        assert!(listed.contains(id), "restore point {id} was lost");
+        assert!(listed.iter().any(|(found, _)| found == id), "restore point {id} was lost");
     }
-    let new: Vec<&String> = listed.iter().filter(|id| !known.contains_key(*id)).collect();
-    assert!(new.len() <= 1, "one backup, {} new restore points", new.len());
-    let is_new = !new.is_empty();
-    if let Some(id) = new.first() {
-        known.insert((*id).clone(), Arc::clone(source));
+    let mut owners = Vec::new();
+    for (id, time) in listed.iter().filter(|(id, _)| !known.contains_key(id)).cloned().collect::<Vec<_>>() {
+        let owner = runs.iter().rposition(|(begun, _)| *begun <= time).unwrap();
+        assert!(!owners.contains(&owner), "one backup, two restore points");
+        owners.push(owner);
+        known.insert(id, Arc::clone(&runs[owner].1));
     }
-    is_new
+    owners.contains(&(runs.len() - 1))
 }
 
 /// Starts a backup and kills it after `delay`; true when it had ended before, and so had acknowledged its point.
@@ -141,6 +150,7 @@ fn kill_9_loses_no_restore_point() {
     let known = Arc::new(Mutex::new(Points::new()));
     first_source(&rig.source(), &mut random);
     let mut source = Arc::new(manifest(&rig.source()));
+    let mut runs = Runs::new();
     let mut mount = rig.mount_in_foreground();
     let reader = Reader::start(&rig, Arc::clone(&known));
     let mut whole = Duration::from_millis(1500);
@@ -152,8 +162,9 @@ fn kill_9_loses_no_restore_point() {
             source = Arc::new(manifest(&rig.source()));
         }
         let delay = whole.mul_f64(random.below(1100) as f64 / 1000.0);
+        runs.push((jiff::Timestamp::now(), Arc::clone(&source)));
         let acknowledged = killed_after(&rig, delay);
-        let new = account(&rig, &known, &source);
+        let new = account(&rig, &known, &runs);
         assert!(new || !acknowledged, "an acknowledged restore point is not there");
         died += u32::from(!acknowledged);
         seen_unacknowledged += u32::from(new && !acknowledged);
@@ -163,13 +174,15 @@ fn kill_9_loses_no_restore_point() {
             change(&rig.source(), &mut random);
             source = Arc::new(manifest(&rig.source()));
             let begun = Instant::now();
+            runs.push((jiff::Timestamp::now(), Arc::clone(&source)));
             rig.backup();
             whole = begun.elapsed();
-            assert!(account(&rig, &known, &source), "the backup after a kill made no restore point");
+            assert!(account(&rig, &known, &runs), "the backup after a kill made no restore point");
         }
     }
+    runs.push((jiff::Timestamp::now(), Arc::clone(&source)));
     rig.backup();
-    assert!(account(&rig, &known, &source));
+    assert!(account(&rig, &known, &runs));
     rig.maint(&["check", "--read-data"]);
     let read = reader.finish(&rig);
     let points = known.lock().unwrap().clone();
@@ -205,7 +218,7 @@ fn an_interrupted_backup_says_how_to_go_on_and_its_chunks_are_found_again() {
     let words = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(130), "{words}");
     assert!(words.contains("again"), "{words}");
-    assert_eq!(listed(&rig), Vec::<String>::new());
+    assert!(listed(&rig).is_empty());
     rig.maint(&["check", "--read-data"]);
     let summary = rig.relict(&["backup", "--json", source.to_str().unwrap()]);
     let summary: serde_json::Value = serde_json::from_str(summary.lines().last().unwrap()).unwrap();

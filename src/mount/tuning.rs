@@ -22,8 +22,8 @@ fn device_of(table: &[u8], mountpoint: &[u8]) -> Option<String> {
         let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
         Some((device, unescape(fields.nth(1)?)))
     };
-    let lines = table.split(|b| *b == b'\n').filter_map(fields);
-    lines.filter(|(_, path)| path == mountpoint).last().map(|(device, _)| device)
+    let mut lines = table.split(|b| *b == b'\n').rev().filter_map(fields);
+    lines.find(|(_, path)| path == mountpoint).map(|(device, _)| device)
 }
 
 /// Undoes the octal escapes of mountinfo.

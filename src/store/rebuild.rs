@@ -4,12 +4,12 @@ use super::files::sync_dir;
 use super::index::{Index, IndexBatch, PackageInfo};
 use super::keys::Keys;
 use super::lease::Lease;
-use super::recover::{finish_open_packages, index_segment};
+use super::recover::{finish_open_packages, index_segment, read_point};
 use super::repository::{Unlock, open_keys, package_store, read_header};
-use super::scan::{FoundSegment, read_segment, scan_package};
+use super::scan::scan_package;
 use super::{FileStore, PackageStore};
 use crate::error::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, PackageId, PointId, PointRecord, RepoHeader, SegmentKind, StoreKind};
+use repo_format::{PackageId, RepoHeader, SegmentKind, StoreKind};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -108,12 +108,6 @@ fn add_package(
         }
     }
     index.commit(batch)
-}
-
-fn read_point(store: &dyn PackageStore, keys: &Keys, id: &PackageId, found: &FoundSegment) -> Result<(PointId, ChunkId)> {
-    let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
-    let point = PointRecord::decode(segment.raw())?;
-    Ok((point.id, keys.chunk_id(segment.raw())))
 }
 
 fn swap(path: &Path, new: &Path, out: &mut Rebuilt) -> Result<()> {

@@ -5,7 +5,9 @@ use super::keys::Keys;
 use super::package_store::PackageStore;
 use super::scan::{FoundSegment, read_segment, scan_package};
 use crate::error::Result;
-use repo_format::{FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId};
+use repo_format::{
+    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointId, PointRecord, SegmentKind,
+};
 
 /// Finishes every package the journal names: its whole segments are indexed, it gets a footer and is sealed.
 /// A package without one whole segment is removed. Nothing is ever appended to such a package again but the
@@ -18,7 +20,7 @@ pub(super) fn finish_open_packages(index: &Index, store: &dyn PackageStore, keys
     let present = store.list()?;
     for info in open {
         let whole = if present.contains(&info.id) { whole_segments(store, keys, &info.id)? } else { Vec::new() };
-        finish(index, store, info, &whole)?;
+        finish(index, store, keys, info, &whole)?;
     }
     Ok(())
 }
@@ -36,7 +38,13 @@ fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &PackageId) -> Resu
     Ok(scanned.segments.into_iter().take_while(whole).collect())
 }
 
-fn finish(index: &Index, store: &dyn PackageStore, mut info: PackageInfo, whole: &[FoundSegment]) -> Result<()> {
+fn finish(
+    index: &Index,
+    store: &dyn PackageStore,
+    keys: &Keys,
+    mut info: PackageInfo,
+    whole: &[FoundSegment],
+) -> Result<()> {
     let mut batch = IndexBatch::default();
     if whole.is_empty() {
         // Removed from the index first: a crash in between leaves a file nobody names, which check reports.
@@ -55,6 +63,13 @@ fn finish(index: &Index, store: &dyn PackageStore, mut info: PackageInfo, whole:
     info.bytes = store.len(&info.id)?;
     for found in whole {
         index_segment(index, &mut batch, info.number, found)?;
+        // A point's record is appended when all that it needs is durable: where it is whole, the point is.
+        // A record of a version unknown here stays in its package, and check reports it.
+        if found.header.kind == SegmentKind::Point
+            && let Ok((point, record)) = read_point(store, keys, &info.id, found)
+        {
+            index.add_point(&mut batch, &point, &record)?;
+        }
     }
     index.add_package(&mut batch, &info)?;
     index.end_journal(&mut batch, info.number)?;
@@ -90,4 +105,16 @@ pub(super) fn index_segment(index: &Index, batch: &mut IndexBatch, package: u32,
         skip += row.raw_bytes;
     }
     Ok(())
+}
+
+/// The restore point that a segment of kind `Point` holds, and the chunk of its record.
+pub(super) fn read_point(
+    store: &dyn PackageStore,
+    keys: &Keys,
+    id: &PackageId,
+    found: &FoundSegment,
+) -> Result<(PointId, ChunkId)> {
+    let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
+    let point = PointRecord::decode(segment.raw())?;
+    Ok((point.id, keys.chunk_id(segment.raw())))
 }

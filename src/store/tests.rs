@@ -286,6 +286,20 @@ fn a_reader_is_not_misled_by_a_package_that_recovery_removed() {
 }
 
 #[test]
+fn a_point_whose_record_is_whole_is_visible_after_a_crash() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let root = store(&w, b"content");
+    w.checkpoint().unwrap();
+    let sealed = point(&w, 1, root);
+    w.seal_unfinished(&sealed);
+    w.abandon();
+    assert!(reader(dir.path()).point_records().unwrap().is_empty());
+    drop(writer(dir.path()));
+    assert_eq!(reader(dir.path()).point_records().unwrap(), [sealed]);
+}
+
+#[test]
 fn a_torn_tail_is_left_out_at_every_length() {
     let dir = new_repo(&cheap());
     let w = writer(dir.path());

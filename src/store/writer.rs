@@ -14,7 +14,7 @@ use super::segment::Packed;
 use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::{
-    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, PackageKind, PointRecord,
+    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, PackageKind, PointId, PointRecord,
     SegmentKind, StoreKind, TableEntry,
 };
 use std::collections::HashSet;
@@ -92,6 +92,8 @@ struct OpenPackage {
     footer: PackageFooter,
     /// Chunks whose index entries wait for the package to be durable.
     unindexed: Vec<(ChunkId, Location)>,
+    /// Restore points whose records are among them: they become visible in the same batch.
+    points: Vec<(PointId, ChunkId)>,
 }
 
 enum Job {
@@ -188,6 +190,10 @@ impl Writer {
     /// # Errors
     /// When the medium fails; the run cannot go on then, and what was stored before stays whole.
     pub fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
+        self.store(kind, chunks, raw, None)
+    }
+
+    fn store(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8], point: Option<PointId>) -> Result<()> {
         if chunks.is_empty() {
             return Ok(());
         }
@@ -201,7 +207,7 @@ impl Writer {
         if kind == SegmentKind::Data {
             counters.new_data_chunks.fetch_add(chunks.len() as u64, Ordering::Relaxed);
         }
-        let full = self.shared.append(kind, packed)?;
+        let full = self.shared.append(kind, packed, point)?;
         if let (Some(full), Some((sender, _))) = (full, &self.syncer) {
             sender.send(Job::Seal(Box::new(full))).map_err(|_| self.shared.gone())?;
         }
@@ -245,7 +251,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes a restore point visible: everything it needs first, then its record, then the catalogue.
+    /// Makes a restore point visible: everything it needs first, then its record with the catalogue entry.
     ///
     /// # Errors
     /// When the medium fails: the point is then not there, and what it shares with others is unharmed.
@@ -254,13 +260,20 @@ impl Writer {
         self.drain()?;
         let data = lock(&self.shared.data).take();
         data.map(|open| self.shared.seal_package(open)).transpose()?;
+        self.append_record(point)?;
+        self.finish()
+    }
+
+    fn append_record(&self, point: &PointRecord) -> Result<()> {
         let record = point.encode();
-        let id = self.chunk_id(&record);
-        self.store_segment(SegmentKind::Point, &[(id, record.len() as u32)], &record)?;
-        self.finish()?;
-        let mut batch = IndexBatch::default();
-        self.shared.index.add_point(&mut batch, &point.id, &id)?;
-        self.shared.index.commit(batch)
+        let chunk = (self.chunk_id(&record), record.len() as u32);
+        self.store(SegmentKind::Point, &[chunk], &record, Some(point.id))
+    }
+
+    /// Ends as a process killed between the record and the catalogue would.
+    #[cfg(test)]
+    pub(super) fn seal_unfinished(&self, point: &PointRecord) {
+        self.append_record(point).unwrap();
     }
 
     /// Takes tree nodes, stores each once, and packs them into segments.
@@ -331,7 +344,7 @@ impl Shared {
     }
 
     /// Appends a segment; returns the package when that filled it.
-    fn append(&self, kind: SegmentKind, packed: Packed) -> Result<Option<OpenPackage>> {
+    fn append(&self, kind: SegmentKind, packed: Packed, point: Option<PointId>) -> Result<Option<OpenPackage>> {
         let (slot, kind) = match kind {
             SegmentKind::Data => (&self.data, PackageKind::Data),
             SegmentKind::Node | SegmentKind::Point => (&self.meta, PackageKind::Meta),
@@ -341,7 +354,9 @@ impl Shared {
             *slot = Some(self.begin(kind).map_err(|e| self.fail(e))?);
         }
         let Some(open) = slot.as_mut() else { return Ok(None) };
+        let record = packed.table().first().map(|row| row.id);
         self.append_to(open, packed).map_err(|e| self.fail(e))?;
+        open.points.extend(point.zip(record));
         Ok(if open.offset >= PACKAGE_BYTES { slot.take() } else { None })
     }
 
@@ -366,7 +381,7 @@ impl Shared {
         counter.fetch_add(1, Ordering::Relaxed);
         let offset = PACKAGE_HEADER_BYTES as u64;
         let key = self.keys.package(&id);
-        Ok(OpenPackage { info, key, offset, footer: PackageFooter::default(), unindexed: Vec::new() })
+        Ok(OpenPackage { info, key, offset, footer: PackageFooter::default(), unindexed: Vec::new(), points: Vec::new() })
     }
 
     fn append_to(&self, open: &mut OpenPackage, packed: Packed) -> Result<()> {
@@ -415,11 +430,15 @@ impl Shared {
         for (id, at) in &open.unindexed {
             self.index.add_chunk(&mut batch, id, *at)?;
         }
+        for (point, record) in &open.points {
+            self.index.add_point(&mut batch, point, record)?;
+        }
         self.index.add_package(&mut batch, &open.info)?;
         if open.info.sealed {
             self.index.end_journal(&mut batch, open.info.number)?;
         }
         self.index.commit(batch)?;
+        open.points.clear();
         let mut pending = self.pending();
         open.unindexed.drain(..).for_each(|(id, _)| {
             pending.remove(&id);

@@ -85,6 +85,13 @@ pub enum Seek {
     Hole,
 }
 
+/// The extents of one read, where it ends, and what to announce.
+struct Plan {
+    extents: Vec<(u64, Extent)>,
+    end: u64,
+    ahead: Vec<ChunkId>,
+}
+
 /// What is remembered of a file that is read.
 #[derive(Default)]
 pub(super) struct Reading(Mutex<Window>);
@@ -110,7 +117,7 @@ impl View {
         if ino.is_virtual() {
             return Err(errno(libc::EISDIR));
         }
-        let (extents, end, ahead) = self.plan(ino, offset, len)?;
+        let Plan { extents, end, ahead } = self.plan(ino, offset, len)?;
         let mut pieces = Vec::with_capacity(extents.len());
         let mut at = offset;
         for (start, extent) in extents {
@@ -125,8 +132,7 @@ impl View {
         Ok(Read { pieces, ahead })
     }
 
-    /// The extents of a read, where the read ends, and what to announce.
-    fn plan(&self, ino: Ino, offset: u64, len: u64) -> Result<(Vec<(u64, Extent)>, u64, Vec<ChunkId>)> {
+    fn plan(&self, ino: Ino, offset: u64, len: u64) -> Result<Plan> {
         let known = self.readings.get(&ino);
         let reading = known.unwrap_or_default();
         let mut window = reading.lock();
@@ -144,7 +150,7 @@ impl View {
         let whole = offset == 0 && end >= window.size;
         let end = end.min(window.size).max(offset);
         window.follow(offset, end);
-        let planned = (window.between(offset, end).to_vec(), end, window.announce(end));
+        let planned = Plan { extents: window.between(offset, end).to_vec(), end, ahead: window.announce(end) };
         drop(window);
         // A file that was read in one request is not read again: the kernel keeps it.
         if !whole {

@@ -90,7 +90,7 @@ fn directories_are_listed_alike_however_they_are_asked_for() {
         assert_eq!(list(view, dir, at_once), all, "{at_once} at once");
     }
     for entry in all.iter().skip(2).step_by(500) {
-        assert_eq!(find(view, &format!("latest/../snapshots/latest/..//1970-01-01T00-00-00Z/d/{}", entry.0).replace("latest/../", "")).tree(), entry.1.tree());
+        assert_eq!(in_point(view, &format!("d/{}", entry.0)), entry.1);
     }
     let root = list(view, in_point(view, ""), 1);
     assert_eq!(root[1].1, find(view, "snapshots"));

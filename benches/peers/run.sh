@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# The same work through relict and the tools it answers to, in one run, and the ratios between them.
+#
+#   benches/peers/run.sh [DATA]      DATA/v1 and DATA/v2: two states of one tree (default: made from /usr)
+#   RUNS=3                           runs of each step; the median is printed
+#   PEERS="restic borg bupstash rustic"   tools to compare with; those that are not installed are left out and named
+#
+# All encrypted, all with default settings, page cache warm for the source. Every tool gets a new repository for
+# every run. Times are wall seconds of the whole process.
+set -euo pipefail
+
+bin=${RELICT_BIN:-$(cd "$(dirname "$0")/../.." && pwd)/target/release}
+export PATH="$bin:$PATH"
+runs=${RUNS:-3}
+work=$(mktemp -d "${TMPDIR:-/tmp}/relict-peers.XXXXXX")
+trap 'umount -q -l "$work"/mnt 2>/dev/null || true; rm -rf "$work"' EXIT
+mkdir "$work/mnt"
+
+data=${1:-}
+if [ -z "$data" ]; then
+  data=$work/data
+  mkdir -p "$data/v1"
+  cp -a /usr/share /usr/include "$data/v1/"
+  cp -a "$data/v1" "$data/v2"
+  find "$data/v2" -type f | sort > "$work/list"
+  awk 'NR % 40 == 0' "$work/list" | while IFS= read -r f; do echo changed >> "$f"; done
+  awk 'NR % 97 == 0' "$work/list" | tr '\n' '\0' | xargs -0 rm -f
+fi
+data=$(cd "$data" && pwd)
+
+export RELICT_PASSWORD=bench RESTIC_PASSWORD=bench BORG_PASSPHRASE=bench RUSTIC_PASSWORD=bench
+export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes
+export XDG_CACHE_HOME="$work/cache" BORG_BASE_DIR="$work/borg" BUPSTASH_KEY="$work/bupstash.key"
+
+# What each tool calls the work. $1 = source for backups, target for restores; $repo = its repository.
+relict_init() { relict init -q -r "$repo"; }
+relict_backup() { relict backup -q -r "$repo" --source bench "$1"; }
+relict_restore() { relict restore -q -r "$repo" "latest:$2" -t "$1"; }
+relict_mount() { relict mount -q -r "$repo" "$work/mnt"; shown="$work/mnt/latest$1"; }
+restic_init() { restic -q -r "$repo" init; }
+restic_backup() { restic -q -r "$repo" backup "$1"; }
+restic_restore() { restic -q -r "$repo" restore latest -t "$1"; }
+restic_mount() {
+  restic -q -r "$repo" mount "$work/mnt" > /dev/null 2>&1 &
+  until [ -e "$work/mnt/snapshots/latest$1" ]; do sleep 0.05; done
+  shown="$work/mnt/snapshots/latest$1"
+}
+borg_init() { borg init -e repokey-blake2 "$repo" 2> /dev/null; }
+borg_backup() { borg create -C zstd,3 "$repo::$(date +%s%N)" "$1"; }
+borg_restore() { mkdir -p "$1" && (cd "$1" && borg extract "$repo::$(borg list --last 1 --short "$repo")"); }
+borg_mount() { borg mount "$repo::$(borg list --last 1 --short "$repo")" "$work/mnt"; shown="$work/mnt$1"; }
+bupstash_init() { bupstash new-key -o "$BUPSTASH_KEY" 2> /dev/null || true; bupstash init -r "$repo"; }
+bupstash_backup() { bupstash put -q -r "$repo" --send-log "$repo.log" name=bench "$1" > /dev/null; }
+bupstash_restore() {
+  local id; id=$(bupstash list -q -r "$repo" --format jsonl1 2>/dev/null | tail -1 | sed 's/.*"id":"\([0-9a-f]*\)".*/\1/')
+  mkdir -p "$1" && bupstash restore -q -r "$repo" --into "$1" "id=$id" > /dev/null
+}
+rustic_init() { rustic -r "$repo" init > /dev/null 2>&1; }
+rustic_backup() { rustic -r "$repo" backup "$1" > /dev/null 2>&1; }
+rustic_restore() { rustic -r "$repo" restore latest "$1" > /dev/null 2>&1; }
+
+tools=(relict)
+for tool in ${PEERS-restic borg bupstash rustic}; do
+  if command -v "$tool" > /dev/null; then tools+=("$tool"); else echo "left out, not installed: $tool" >&2; fi
+done
+
+# clock NAME TOOL COMMAND...: runs it and keeps the seconds.
+clock() {
+  local name=$1 tool=$2 begun; shift 2
+  begun=$(date +%s.%N)
+  "$@"
+  echo "$name $tool $(date +%s.%N) $begun" >> "$work/times"
+}
+# An unprivileged reader's way to read a source once, so that nobody pays for a cold cache.
+warm() { tar -cf - "$1" 2> /dev/null | cat > /dev/null; }
+end_mount() { for _ in $(seq 100); do umount "$work/mnt" 2> /dev/null && return; sleep 0.1; done; umount -l "$work/mnt"; }
+
+for run in $(seq "$runs"); do
+  for tool in "${tools[@]}"; do
+    repo=$work/repo-$tool
+    rm -rf "$repo" "$repo.log" "$work/cache" "$work/borg" "$work/out"
+    # Both states are backed up under one path, as a source that changes is.
+    rm -rf "$work/src"; cp -a "$data/v1" "$work/src"; warm "$work/src"; sync
+    "${tool}_init"
+    clock "first backup" "$tool" "${tool}_backup" "$work/src"
+    clock "unchanged backup" "$tool" "${tool}_backup" "$work/src"
+    rsync -a --delete "$data/v2/" "$work/src/"; warm "$work/src"; sync
+    clock "changed backup" "$tool" "${tool}_backup" "$work/src"
+    echo "repository, MB|$tool|$(du -s --block-size=100K "$repo" | awk '{print $1 / 10}')" >> "$work/sizes"
+    sync
+    clock "restore" "$tool" "${tool}_restore" "$work/out" "$work/src"
+    rm -rf "$work/out"
+    if declare -F "${tool}_mount" > /dev/null; then
+      "${tool}_mount" "$work/src"
+      clock "cp -a out of the mount" "$tool" cp -a "$shown" "$work/out"
+      end_mount
+      rm -rf "$work/out"
+    fi
+  done
+done
+
+python3 - "$work" "$runs" "${tools[@]}" <<'PY'
+import collections, statistics, sys
+work, runs, tools = sys.argv[1], sys.argv[2], sys.argv[3:]
+rows = collections.defaultdict(lambda: collections.defaultdict(list))
+order = []
+for line in open(work + "/times"):
+    *name, tool, end, begun = line.split()
+    name = " ".join(name) + ", s"
+    rows[name][tool].append(float(end) - float(begun))
+    if name not in order: order.append(name)
+for line in open(work + "/sizes"):
+    name, tool, size = line.strip().split("|")
+    rows[name][tool].append(float(size))
+order.append("repository, MB")
+print(f"medians of {runs} runs; in brackets relict's share of the peer's figure\n")
+print("| work | " + " | ".join(tools) + " |")
+print("|---" * (len(tools) + 1) + "|")
+for name in order:
+    mine = statistics.median(rows[name]["relict"])
+    cells = []
+    for tool in tools:
+        values = rows[name].get(tool)
+        if not values: cells.append("-"); continue
+        value = statistics.median(values)
+        cells.append(f"{value:.2f}" if tool == "relict" else f"{value:.2f} ({mine / value:.2f})")
+    print(f"| {name} | " + " | ".join(cells) + " |")
+PY
