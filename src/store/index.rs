@@ -102,6 +102,9 @@ pub struct Index {
     scratch: Option<PathBuf>,
 }
 
+/// Key and value of the database.
+type Row = (Box<[u8]>, Box<[u8]>);
+
 /// Changes that become visible and durable together.
 #[derive(Default)]
 pub struct IndexBatch(WriteBatch);
@@ -212,7 +215,7 @@ impl Index {
     /// When the database cannot be read or an entry is not valid.
     pub fn points(&self) -> Result<Vec<(PointId, ChunkId)>> {
         let bad = || Error::damaged("a restore point entry of the index is not valid").advise(REBUILD);
-        let entry = |(key, value): (Box<[u8]>, Box<[u8]>)| {
+        let entry = |(key, value): Row| {
             let point = PointId(key[..].try_into().map_err(|_| bad())?);
             Ok((point, ChunkId(value[..].try_into().map_err(|_| bad())?)))
         };
@@ -227,7 +230,7 @@ impl Index {
         self.scan("journal")?.map(|row| Ok(JournalRecord::decode(&row?.1)?)).collect()
     }
 
-    fn scan(&self, cf: &str) -> Result<impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>)>> + '_> {
+    fn scan(&self, cf: &str) -> Result<impl Iterator<Item = Result<Row>> + '_> {
         let rows = self.db.iterator_cf(self.cf(cf)?, rocksdb::IteratorMode::Start);
         Ok(rows.map(|row| row.map_err(|e| failed("reading the index", &e))))
     }
