@@ -277,15 +277,4 @@ mod tests {
             assert_eq!(windowed(chunker, &vec![0; len], &[3000], false), []);
         }
     }
-
-    #[test]
-    #[ignore = "measures"]
-    fn speed() {
-        let file = noise(3, 256 << 20);
-        let chunker = Chunker::new([16 << 10, 64 << 10, 256 << 10]);
-        let start = std::time::Instant::now();
-        let chunks = windowed(chunker, &file, &[1 << 20], false).len();
-        let secs = start.elapsed().as_secs_f64();
-        println!("{:.2} GB/s, mean {} bytes", file.len() as f64 / 1e9 / secs, file.len() / chunks);
-    }
 }

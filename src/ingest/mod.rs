@@ -36,7 +36,7 @@ mod source;
 mod tests;
 mod walker;
 mod workers;
-mod zero;
+pub mod zero;
 
 pub use backup::{BackupOptions, Outcome, backup};
 pub use exclude::{ExcludeOptions, Excludes};

@@ -42,15 +42,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    #[ignore = "measures"]
-    fn speed() {
-        let bytes = vec![0_u8; 64 << 20];
-        let start = std::time::Instant::now();
-        for _ in 0..16 {
-            assert!(std::hint::black_box(&bytes).chunks(4096).all(is_zero));
-        }
-        println!("{:.1} GB/s", 16.0 * bytes.len() as f64 / 1e9 / start.elapsed().as_secs_f64());
-    }
 }

@@ -292,7 +292,7 @@ fn a_point_whose_record_is_whole_is_visible_after_a_crash() {
     let root = store(&w, b"content");
     w.checkpoint().unwrap();
     let sealed = point(&w, 1, root);
-    w.seal_unfinished(&sealed);
+    w.seal_unfinished(&sealed).unwrap();
     w.abandon();
     assert!(reader(dir.path()).point_records().unwrap().is_empty());
     drop(writer(dir.path()));

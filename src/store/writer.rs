@@ -272,8 +272,8 @@ impl Writer {
 
     /// Ends as a process killed between the record and the catalogue would.
     #[cfg(test)]
-    pub(super) fn seal_unfinished(&self, point: &PointRecord) {
-        self.append_record(point).unwrap();
+    pub(super) fn seal_unfinished(&self, point: &PointRecord) -> Result<()> {
+        self.append_record(point)
     }
 
     /// Takes tree nodes, stores each once, and packs them into segments.

@@ -1,9 +1,15 @@
-//! A second implementation reads what we write: repositories made by the library, read by `reader.py`, which was
-//! written from SPEC.md and shares no code with us.
+//! A second implementation reads what we write: repositories made by the library and by `relict backup`, read by
+//! `reader.py`, which was written from SPEC.md and shares no code with us.
 //!
 //! Needs a Python with blake3, zstandard and cryptography: `$RELICT_PYTHON`, or `python3` if it has them. Without
 //! one the tests say so and end, unless `$RELICT_PYTHON` is set: then its absence is an error.
 
+#[path = "../support/rig.rs"]
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+
+use proptest::strategy::{Strategy, ValueTree};
 use relict::catalog::tree::{self, Edit};
 use relict::store::{CreateOptions, OpenOptions, Writer, create};
 use repo_format::*;
@@ -163,6 +169,32 @@ fn an_encrypted_repository_is_read_by_the_second_reader() {
 #[test]
 fn a_plain_repository_is_read_by_the_second_reader() {
     second_reader_agrees(false);
+}
+
+#[test]
+fn what_relict_backs_up_the_second_reader_extracts() {
+    let Some(python) = python() else { return };
+    let mut random = rig::Random::from_env();
+    for number in 0..4 {
+        let bench = rig::Rig::new();
+        let seed: Vec<u8> = (0..4).flat_map(|_| random.next().to_le_bytes()).collect();
+        let rng = proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &seed);
+        let mut runner = proptest::test_runner::TestRunner::new_with_rng(Default::default(), rng);
+        let plan = support::tree_gen::arb_tree().new_tree(&mut runner).unwrap().current();
+        support::tree_gen::build(&plan, &bench.source()).unwrap();
+        std::fs::write(bench.source().join("large"), random.bytes(3 << 20)).unwrap();
+        let source = support::walker::manifest(&bench.source());
+        bench.backup();
+        let (repo, out) = (bench.path("repo"), bench.path("out"));
+        let mut reader = Command::new(&python);
+        reader.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/reader.py")).arg(repo);
+        reader.args(["--password-env", "COMPAT_PASSWORD", "extract", "latest"]).arg(&out);
+        rig::succeeded(reader.env("COMPAT_PASSWORD", rig::PASSWORD));
+        let extracted = support::walker::manifest(&out.join(bench.source().strip_prefix("/").unwrap()));
+        let options = support::walker::CompareOptions::restored();
+        let differences = support::walker::diff(&source, &extracted, &options);
+        assert!(differences.is_empty(), "case {number}: {}\nplan: {plan:#?}", differences.join("\n"));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A repository, a source and a mount point in one temporary directory, for tests of the real programs.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::borrow::BorrowMut;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -112,7 +113,8 @@ impl Rig {
 }
 
 /// Runs a command that must succeed, and gives what it printed.
-pub fn succeeded(mut command: Command) -> String {
+pub fn succeeded(mut command: impl BorrowMut<Command>) -> String {
+    let command = command.borrow_mut();
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned();
     assert!(status.success(), "{command:?}: {status}\n{text}{}", String::from_utf8_lossy(&stderr));
