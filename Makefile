@@ -1,12 +1,14 @@
 # relict: `make demo` shows it at work on real data, `make test` runs every test. Each does its own set-up.
 
+# Where rustup puts the toolchain, for shells that do not know it.
+export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO ?= cargo
 PROFILE := --release
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := $(TARGET)/compat-venv
 export RELICT_PYTHON ?= $(abspath $(VENV))/bin/python
 
-.PHONY: demo test lint bench peers setup build compat clean
+.PHONY: demo test lint fmt bench peers setup build compat clean
 
 demo: build
 	tests/demo.sh $(TARGET)/release
@@ -29,11 +31,15 @@ compat: setup
 lint: setup
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
 
+fmt:
+	$(CARGO) fmt --all
+
 bench: build
 	$(CARGO) bench --profile release
 
+# relict and the tools it answers to, on the same data; `make peers DATA=dir` takes dir/v1 and dir/v2.
 peers: build
-	benches/peers/run.sh
+	RELICT_BIN=$(abspath $(TARGET))/release benches/peers/run.sh $(DATA)
 
 clean:
 	$(CARGO) clean
