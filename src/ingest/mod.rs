@@ -11,10 +11,12 @@
 //! | `small`, `large`, `packer` | files to chunks to segments |
 //! | [`chunker`], `zero` | where content is cut: a pure function |
 //! | `file`, `source` | one file; the operating system in the tree's types |
+//! | [`change`] | the one language of streams |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
 
 pub mod backup;
+pub mod change;
 pub mod chunker;
 pub mod exclude;
 mod file;
