@@ -3,6 +3,9 @@
 use repo_format::ChunkId;
 use serde_json::{Value, json};
 
+/// Files named for one finding before the rest are only counted; `--json` names all.
+pub const AFFECTED_SHOWN: usize = 20;
+
 /// What kind of thing was found. The words are part of the `--json` interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {

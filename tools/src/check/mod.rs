@@ -1,10 +1,12 @@
 //! `relict-maint check`: everything SPEC.md promises of a repository, verified; what is not so becomes findings.
 
 mod affected;
+mod command;
 mod finding;
 mod packages;
 mod tree;
 
+pub use command::{Options, run};
 pub use finding::{Finding, Kind};
 use packages::{PackageCheck, Totals};
 use relict::catalog::points::{Points, printable, short_id, time_name};
@@ -36,7 +38,7 @@ pub struct Report {
 ///
 /// # Errors
 /// When the index cannot be read at all, or the check was stopped. Damage is a finding, not an error.
-pub fn run(repository: &Repository, read_data: bool, stop: &AtomicBool) -> Result<Report> {
+pub fn check(repository: &Repository, read_data: bool, stop: &AtomicBool) -> Result<Report> {
     let totals = Totals::default();
     let mut findings = slots(repository)?;
     findings.extend(PackageCheck::new(repository, read_data, stop, &totals).run()?);
