@@ -116,6 +116,12 @@ pub fn make_slot(repo: RepoId, master: &[u8; 32], password: &[u8], kdf: KdfParam
     Ok(slot)
 }
 
+/// The file name of a slot in `keys/`, without its suffix: the first 8 bytes of the salt.
+#[must_use]
+pub fn slot_name(slot: &KeySlot) -> String {
+    slot.salt.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
 /// The master key, if this password opens the slot.
 ///
 /// # Errors

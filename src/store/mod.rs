@@ -5,6 +5,7 @@
 
 mod create;
 mod files;
+mod health;
 mod index;
 mod keys;
 mod lease;
@@ -23,8 +24,9 @@ mod tests;
 
 pub use create::{CreateOptions, create};
 pub use files::FileStore;
+pub use health::{Health, LastCheck, record_health};
 pub use index::{Index, Location, PackageInfo};
-pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot};
+pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot, slot_name};
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use package_store::PackageStore;
