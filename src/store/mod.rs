@@ -5,6 +5,7 @@
 
 mod create;
 mod files;
+mod free;
 mod health;
 mod index;
 mod keys;
@@ -14,9 +15,11 @@ mod package_store;
 mod rebuild;
 mod recover;
 mod repository;
+pub mod reserve;
 mod rocks;
 mod scan;
 mod segment;
+mod states;
 mod writer;
 
 #[cfg(test)]
@@ -24,6 +27,7 @@ mod tests;
 
 pub use create::{CreateOptions, create};
 pub use files::FileStore;
+pub use free::{Dead, Range, RecordPlace, announce, dead_segments};
 pub use health::{Health, LastCheck, record_health};
 pub use index::{Index, Location, PackageInfo};
 pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot, slot_name};
@@ -35,4 +39,5 @@ pub use repository::{Chunk, NodeRef, OpenOptions, Repository, Unlock, key_slots,
 pub use rocks::RocksStore;
 pub use scan::{FoundSegment, ScannedPackage, read_segment, scan_package};
 pub use segment::{Segment, ZSTD_LEVEL};
+pub use states::States;
 pub use writer::{NodePacker, PACKAGE_BYTES, Writer, WriterStats};

@@ -165,7 +165,7 @@ impl Repository {
         self.index.refresh()
     }
 
-    /// All sealed restore points whose record can be read, in no order. `relict-maint check` names the others.
+    /// All visible restore points whose record can be read, in no order. `relict-maint check` names the others.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -174,11 +174,22 @@ impl Repository {
         Ok(all.filter_map(|(_, record)| record.ok()).map(|record| PointRecord::clone(&record)).collect())
     }
 
-    /// All sealed restore points, in no order; a record that cannot be read is its item's error.
+    /// All visible restore points, in no order; a record that cannot be read is its item's error.
     ///
     /// # Errors
     /// When the index cannot be read.
     pub fn points(&self) -> Result<Vec<(PointId, Result<Arc<PointRecord>>)>> {
+        let states = self.index.states()?;
+        let hidden = |id: &PointId| states.get(id).is_some_and(|state| state.hidden.is_some());
+        let visible = self.index.points()?.into_iter().filter(|(id, _)| !hidden(id));
+        Ok(visible.map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
+    }
+
+    /// As [`Repository::points`], hidden ones too.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn all_points(&self) -> Result<Vec<(PointId, Result<Arc<PointRecord>>)>> {
         Ok(self.index.points()?.into_iter().map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
     }
 
