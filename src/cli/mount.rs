@@ -95,6 +95,11 @@ fn serve(
     ready: &dyn Fn() -> Result<()>,
 ) -> Result<Outcome> {
     let repo = context.repository(cache_bytes)?;
+    // Pinned before the list is read; see store::pins.
+    if let Err(e) = repo.pin() {
+        eprintln!("relict: this mount does not keep 'relict-maint prune' from removing what it shows: {e}");
+    }
+    repo.refresh()?;
     let options = MountOptions { allow_other: args.allow_other, ..MountOptions::default() };
     mount::run(repo, mountpoint, &options, ready, &context.stop)?;
     Ok(Outcome::Complete)

@@ -51,6 +51,7 @@ pub struct Repository {
     nodes: Cache<ChunkId, NodeRef, NodeWeight>,
     locations: Cache<ChunkId, Location>,
     points: Cache<PointId, Arc<PointRecord>>,
+    pub(super) pin: std::sync::OnceLock<super::pins::Pin>,
 }
 
 struct Package {
@@ -124,6 +125,7 @@ impl Repository {
             nodes: Cache::with_weighter((bytes >> 16) as usize + 16, bytes / 4, NodeWeight),
             locations: Cache::new(REMEMBERED_LOCATIONS),
             points: Cache::new(REMEMBERED_POINTS),
+            pin: std::sync::OnceLock::new(),
         }
     }
 
