@@ -1,5 +1,6 @@
 //! What a repository knows: the trees of its restore points, over the chunks that `store` keeps.
 
+pub mod compact;
 pub mod edits;
 pub mod mark;
 pub mod points;

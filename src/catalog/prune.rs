@@ -56,6 +56,8 @@ pub struct Plan {
     /// Bytes of dead content in packages that keep it: other chunks of the same segment are needed, or the medium
     /// cannot give back parts. `compact` gets them back.
     pub stuck_bytes: u64,
+    /// Packages of an interrupted backup, by number.
+    pub(super) unfinished: HashSet<u32>,
     /// Bytes of an interrupted backup, kept for the next one.
     pub unfinished_bytes: u64,
 }
@@ -169,6 +171,7 @@ impl Planner<'_> {
             live_chunks: 0,
             room: 0,
             stuck_bytes: 0,
+            unfinished: HashSet::new(),
             unfinished_bytes: 0,
         };
         let counts = self.compare(&needed, &mut plan)?;
@@ -245,7 +248,7 @@ impl Planner<'_> {
     fn choose(&self, counts: &HashMap<u32, Count>, newest: u32, plan: &mut Plan) -> Result<()> {
         let settled = self.repository.index().settled()?.max(newest);
         let mut dead = plan.dead.iter()?.peekable();
-        let (mut packages, mut stuck, mut unfinished) = (Vec::new(), 0, 0);
+        let (mut packages, mut stuck, mut unfinished, mut left) = (Vec::new(), 0, 0, HashSet::new());
         let mut all = self.packages.clone();
         all.sort_unstable_by_key(|info| info.number);
         for info in all.iter().filter(|info| info.sealed) {
@@ -258,7 +261,10 @@ impl Planner<'_> {
                 ids.entry(offset).or_default().push(id);
             }
             let count = counts.get(&info.number).copied().unwrap_or_default();
-            if info.number > settled && !self.options.discard_unfinished {
+            if info.number > settled && !self.options.discard_unfinished && !self.only_states(info) {
+                if count.dead > 0 {
+                    left.insert(info.number);
+                }
                 if count.dead > 0 && count.dead == count.chunks {
                     unfinished += self.repository.packages().occupied(&info.id).unwrap_or(0);
                 }
@@ -272,8 +278,14 @@ impl Planner<'_> {
             }
         }
         plan.room = packages.iter().map(|package| package.room).sum();
-        (plan.packages, plan.stuck_bytes, plan.unfinished_bytes) = (packages, stuck, unfinished);
+        (plan.packages, plan.stuck_bytes, plan.unfinished_bytes, plan.unfinished) = (packages, stuck, unfinished, left);
         Ok(())
+    }
+
+    /// Packages of `forget` and `protect` are not those of an interrupted backup.
+    fn only_states(&self, info: &PackageInfo) -> bool {
+        let meta = self.meta.iter().find(|meta| meta.info.number == info.number);
+        meta.is_some_and(|meta| meta.scanned.segments.iter().all(|found| found.header.kind == SegmentKind::State))
     }
 
     fn parts(
@@ -354,6 +366,11 @@ fn split(row: &[u8; 40]) -> (u32, ChunkId) {
 }
 
 impl Plan {
+    /// (package, segment offset, chunk) of everything that nobody needs, in physical order.
+    pub(super) fn dead_rows(&self) -> Result<impl Iterator<Item = Result<(u32, u32, ChunkId)>> + '_> {
+        Ok(self.dead.iter()?.map(|row| row.map(|row| (package_of(&row), split(&row).0, split(&row).1))))
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {

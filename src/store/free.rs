@@ -201,6 +201,39 @@ impl Writer {
         Ok(freed)
     }
 
+    /// Forgets `dead` chunks, then frees whatever the index does not name of a package, all of it if it names nothing.
+    /// Returns the bytes given back.
+    ///
+    /// # Errors
+    /// When the medium fails; the next writer finishes what was begun.
+    pub fn free_unnamed(&self, number: u32, id: &PackageId, dead: &[ChunkId]) -> Result<u64> {
+        let (index, store) = (self.repository().index(), self.repository().packages());
+        let mut batch = IndexBatch::default();
+        dead.iter().try_for_each(|chunk| index.remove_chunk(&mut batch, chunk))?;
+        index.add_freeing(&mut batch, number, *id)?;
+        index.commit(batch)?;
+        announce("dead-unlisted");
+        let dead = dead_segments(&scan_package(&**store, id)?, |found| is_named(index, number, found))?;
+        if !dead.needed {
+            return self.remove_package(number, id, &[]);
+        }
+        if dead.ranges.is_empty() || !store.frees_parts(id)? {
+            return self.end_freeing(number).map(|()| 0);
+        }
+        self.free_segments(number, id, &dead, &[])
+    }
+
+    /// From here on, nothing that is there is what an interrupted backup left.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn settle(&self) -> Result<()> {
+        let index = self.repository().index();
+        let mut batch = IndexBatch::default();
+        index.set_settled(&mut batch, index.next_package()?.saturating_sub(1))?;
+        index.commit(batch)
+    }
+
     fn end_freeing(&self, number: u32) -> Result<()> {
         let index = self.repository().index();
         let mut batch = IndexBatch::default();

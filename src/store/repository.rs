@@ -227,6 +227,15 @@ impl Repository {
     /// # Errors
     /// `Damaged` when the chunk is not in the index or its segment is not what was written.
     pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
+        self.chunk_once(id).or_else(|error| {
+            // Maintenance may have moved it: the index is asked again, and only a new place is worth another look.
+            let before = self.locations.remove(id).map(|(_, at)| at).or(self.index.locate(id)?);
+            self.refresh()?;
+            if self.index.locate(id)? == before { Err(error) } else { self.chunk_once(id) }
+        })
+    }
+
+    fn chunk_once(&self, id: &ChunkId) -> Result<Chunk> {
         let at = self.locate(id)?.ok_or_else(|| lost(id, "it is not in the index"))?;
         let segment = self.segment(&at)?;
         let row = segment.row_at(at.skip).filter(|row| row.id == *id && row.raw_bytes == at.len);

@@ -3,6 +3,7 @@
 //! This file is a table: one module a command, each with its `Options` and its `run`.
 
 mod check;
+mod compact;
 mod forget;
 mod maint;
 mod prune;
@@ -59,6 +60,8 @@ enum Command {
     Unprotect(states::Unprotect),
     /// Remove what forgotten restore points and interrupted backups left, and give the room back
     Prune(prune::Options),
+    /// Rewrite packages that are mostly dead or small, so that what is read together lies together
+    Compact(compact::Options),
     /// Make a new index (db/) from the packages; the old one is kept beside it
     Rebuild(rebuild::Options),
 }
@@ -72,6 +75,7 @@ impl Command {
             Self::Protect(options) => states::protect(context, &options),
             Self::Unprotect(options) => states::unprotect(context, &options),
             Self::Prune(options) => prune::run(context, &options),
+            Self::Compact(options) => compact::run(context, &options),
             Self::Rebuild(options) => rebuild::run(context, &options),
         }
     }

@@ -97,7 +97,12 @@ fn change(context: &Context, exclusive: &Exclusive, how: Change, points: &[Point
     let mut new: Vec<PointState> = Vec::new();
     for point in points {
         let state = next_state(repository, &states, &clock, point.id, wish)?;
-        let what = if state.is_some() { verb } else { "already so" };
+        let locked = states.get(&point.id).and_then(|state| state.locked_until).filter(|_| wish == Wish::Unprotect);
+        let what = match (state.is_some(), locked) {
+            (true, None) => verb,
+            (_, Some(_)) => "no longer protected, but the lock by date stays",
+            (false, None) => "already so",
+        };
         if context.json {
             println!("{}", json!({"message_type": "point", "point": point_json(point), "action": what}));
         } else if context.chatty() {
