@@ -11,10 +11,12 @@
 //! | [`xattr`] | extended attributes, so also POSIX ACLs and file capabilities |
 //! | [`read`] | data and holes, cache advice, punching, directory fsync |
 //! | [`mount`] | ending a mount |
+//! | [`process`] | open files and memory of this process |
 //! | [`write`] | what restore makes: items, owners, modes, times, flags |
 
 pub mod dir;
 pub mod mount;
+pub mod process;
 pub mod read;
 pub mod stat;
 mod sys;
@@ -24,6 +26,7 @@ pub mod write;
 pub mod xattr;
 
 pub use dir::{Dir, DirEntry};
+pub use process::{prefer_large_pages, raise_open_files};
 pub use read::{
     data_ranges, fadvise_dontneed, fadvise_sequential, fsync_dir, pread_exact_or_short, punch_hole,
 };

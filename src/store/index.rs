@@ -16,6 +16,12 @@ const BLOCK_CACHE_BYTES: usize = 32 << 20;
 const LOCATION_BYTES: usize = 20;
 /// Key in `meta`: the lowest package number that was never given out.
 const NEXT_PACKAGE: &[u8] = b"next_package";
+/// Threads that open the files of one column family.
+const OPENING_THREADS: i32 = 2;
+/// The log is emptied at the end of a run when it has more files than this, one for each run,
+const MAX_LOG_FILES: usize = 8;
+/// or more bytes; reading a megabyte takes about ten milliseconds.
+const MAX_LOG_BYTES: u64 = 1 << 20;
 /// A reader may open files at the moment the writer replaces them; then it looks again.
 const OPEN_ATTEMPTS: u32 = 20;
 
@@ -115,7 +121,7 @@ impl Index {
     /// # Errors
     /// `Damaged` when the database is missing or cannot be read.
     pub fn open_writer(path: &Path, with_blobs: bool, create: bool) -> Result<Self> {
-        let mut options = database_options();
+        let mut options = writer_options()?;
         options.create_if_missing(create);
         options.create_missing_column_families(create);
         let opened = DB::open_cf_descriptors(&options, path, descriptors(with_blobs));
@@ -300,6 +306,18 @@ impl Index {
         Ok(())
     }
 
+    /// Writes memory tables out if the log has become long: whoever opens the index next has to go through it.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(super) fn tidy_log(&self) -> Result<()> {
+        let entries = std::fs::read_dir(self.db.path()).map_err(|e| Error::io("listing the index", e))?;
+        let is_log = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|end| end == "log");
+        let logs = entries.filter_map(|entry| entry.ok().filter(is_log)?.metadata().ok());
+        let (files, bytes) = logs.fold((0, 0), |(files, bytes), meta| (files + 1, bytes + meta.len()));
+        if files > MAX_LOG_FILES || bytes > MAX_LOG_BYTES { self.flush() } else { Ok(()) }
+    }
+
     pub(super) const fn raw(&self) -> &DB {
         &self.db
     }
@@ -333,7 +351,16 @@ fn database_options() -> Options {
     options.set_max_background_jobs(2);
     options.set_paranoid_checks(true);
     options.set_max_total_wal_size(64 << 20);
+    // The default of 16 is for every column family in turn: 130 threads that mostly have nothing to open.
+    options.set_max_file_opening_threads(OPENING_THREADS);
     options
+}
+
+/// As [`database_options`]; and what the log holds stays there at opening, rather than becoming four tiny files with
+/// two syncs each. [`Index::tidy_log`] is what bounds the log then.
+fn writer_options() -> Result<Options> {
+    let options = database_options().get_options_from_string("avoid_flush_during_recovery=true");
+    options.map_err(|e| failed("setting up the index", &e))
 }
 
 fn descriptors(with_blobs: bool) -> Vec<ColumnFamilyDescriptor> {

@@ -99,8 +99,9 @@ impl Repository {
     /// `NoRepository`, `WrongPassword`, `NewerFormat`, `Damaged`, or what `unlock` gives.
     pub fn open(path: &Path, unlock: &mut Unlock<'_>, options: &OpenOptions) -> Result<Arc<Self>> {
         let header = read_header(path)?;
-        let keys = open_keys(path, &header, unlock)?;
-        let index = Index::open_reader(&path.join("db"), header.store == StoreKind::RocksDb)?;
+        let with_blobs = header.store == StoreKind::RocksDb;
+        let open_index = || Index::open_reader(&path.join("db"), with_blobs);
+        let (keys, index) = open_keys_and_index(path, &header, unlock, open_index)?;
         Ok(Arc::new(Self::assemble(path, header, keys, Arc::new(index), options)))
     }
 
@@ -346,6 +347,23 @@ pub fn key_slots(path: &Path) -> Result<Vec<(PathBuf, Result<KeySlot>)>> {
 fn contradiction(path: &Path) -> Error {
     Error::damaged(format!("relict.toml says that {} is not encrypted, but it has key slots", path.display()))
         .advise("nothing was read or written; somebody changed relict.toml: restore it from a copy you trust")
+}
+
+/// Checks the password on one thread and opens the database on another: each takes tens of milliseconds. What the
+/// password has to say comes first. A wrong one leaves the database's content as it was (SPEC.md section 10).
+pub(super) fn open_keys_and_index(
+    path: &Path,
+    header: &RepoHeader,
+    unlock: &mut Unlock<'_>,
+    open_index: impl FnOnce() -> Result<Index> + Send,
+) -> Result<(Keys, Index)> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("relict-open".into()).spawn_scoped(scope, open_index);
+        let thread = thread.map_err(|e| Error::io("starting a thread", e))?;
+        let keys = open_keys(path, header, unlock);
+        let index = thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "opening the index ended early")));
+        Ok((keys?, index?))
+    })
 }
 
 pub(super) fn open_keys(path: &Path, header: &RepoHeader, unlock: &mut Unlock<'_>) -> Result<Keys> {

@@ -9,7 +9,7 @@ use super::keys::{Keys, PackageKey, random};
 use super::lease::Lease;
 use super::package_store::PackageStore;
 use super::recover;
-use super::repository::{OpenOptions, Repository, Unlock, open_keys, read_header};
+use super::repository::{OpenOptions, Repository, Unlock, open_keys_and_index, read_header};
 use super::segment::Packed;
 use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -113,8 +113,9 @@ impl Writer {
                 .advise("nothing was changed; write to it with the newer relict that made it"));
         }
         let lease = Lease::take(&path.join("lock"))?;
-        let keys = open_keys(path, &header, unlock)?;
-        let index = Index::open_writer(&path.join("db"), header.store == StoreKind::RocksDb, false)?;
+        let with_blobs = header.store == StoreKind::RocksDb;
+        let open_index = || Index::open_writer(&path.join("db"), with_blobs, false);
+        let (keys, index) = open_keys_and_index(path, &header, unlock, open_index)?;
         let index = Arc::new(index);
         let repository = Arc::new(Repository::assemble(path, header, keys.clone(), index.clone(), options));
         Self::over(repository, index, keys, lease)
@@ -310,6 +311,7 @@ impl Drop for Writer {
         // An orderly end indexes what is there; after an error the next writer's recovery does.
         if !self.abandoned {
             let _ = self.finish();
+            let _ = self.shared.index.tidy_log();
         }
         if let Some((sender, thread)) = self.syncer.take() {
             drop(sender);
