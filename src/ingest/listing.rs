@@ -39,7 +39,7 @@ impl Listing {
             Some(names) => names.iter().map(|name| DirEntry { name: name.clone(), kind: None, ino: 0 }).collect(),
             None => listed(&dir, excludes)?,
         };
-        let stats = entries.iter().take(MAX_STATS).map(|entry| Stat::of_entry(&dir.dir, &entry.name)).collect();
+        let stats = stats_of(&dir.dir, entries.get(..MAX_STATS).unwrap_or(&entries));
         Ok(Self { dir: Arc::new(dir), entries, stats })
     }
 
@@ -51,6 +51,20 @@ impl Listing {
         let entry = self.entries.get(index).ok_or(io::ErrorKind::NotFound)?;
         Stat::of_entry(&self.dir.dir, &entry.name)
     }
+}
+
+/// Attributes of entries, asked for in the order of inode numbers, which is mostly that of the disk and of memory.
+fn stats_of(dir: &Dir, entries: &[DirEntry]) -> Vec<io::Result<Stat>> {
+    let mut order: Vec<(u64, usize)> = entries.iter().enumerate().map(|(index, entry)| (entry.ino, index)).collect();
+    order.sort_unstable();
+    let mut stats: Vec<io::Result<Stat>> = Vec::new();
+    stats.resize_with(entries.len(), || Err(io::ErrorKind::NotFound.into()));
+    for (_, index) in order {
+        if let (Some(stat), Some(entry)) = (stats.get_mut(index), entries.get(index)) {
+            *stat = Stat::of_entry(dir, &entry.name);
+        }
+    }
+    stats
 }
 
 fn listed(dir: &SourceDir, excludes: &Excludes) -> io::Result<Vec<DirEntry>> {
