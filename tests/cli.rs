@@ -136,7 +136,7 @@ fn a_backup_comes_back() {
     assert!(same.unwrap().success());
     assert!(restored.out.contains("5 files new") && restored.out.contains("verified  5 files"), "{}", restored.out);
     let again = b.backup(&["--tag", "second"]);
-    assert!(again.out.contains("0 new or changed, 5 unchanged"), "{}", again.out);
+    assert!(again.out.contains("0 new, 0 changed, 5 unchanged"), "{}", again.out);
     let list = b.run(&["snapshots"]);
     assert!(list.out.contains("2 restore points") && list.out.contains("tags: second"), "{}", list.out);
     assert_eq!(b.run(&["snapshots", "--tag", "none"]).out, "no restore points\n");
@@ -166,7 +166,7 @@ fn programs_get_one_json_object_a_line() {
     let ran = b.backup(&["--json"]);
     let lines = json_lines(&ran.out);
     let summary = lines.last().unwrap();
-    assert_eq!((summary["message_type"].as_str(), summary["files_changed"].as_u64()), (Some("summary"), Some(5)));
+    assert_eq!((summary["message_type"].as_str(), summary["files_new"].as_u64()), (Some("summary"), Some(5)));
     let id = summary["id"].as_str().unwrap();
     let points = json_lines(&b.run(&["snapshots", "--json"]).out);
     assert_eq!(points[0]["id"], id);

@@ -26,7 +26,7 @@ pub mod write;
 pub mod xattr;
 
 pub use dir::{Dir, DirEntry};
-pub use process::{prefer_large_pages, raise_open_files};
+pub use process::{open_files, prefer_large_pages, raise_open_files};
 pub use read::{
     data_ranges, fadvise_dontneed, fadvise_sequential, fsync_dir, pread_exact_or_short, punch_hole,
 };

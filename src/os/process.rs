@@ -25,6 +25,16 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// How many files this process may have open.
+#[must_use]
+pub fn open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is one rlimit structure.
+    let told = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    // What every Linux system gives.
+    if told { limit.rlim_cur } else { 1024 }
+}
+
 /// Asks for large pages for memory that was not used yet. A hint: errors do not matter.
 pub fn prefer_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
     let start = memory.as_ptr().addr();

@@ -17,6 +17,10 @@ use std::sync::{Arc, OnceLock};
 
 /// Directories kept open at a time; the others are opened again by name when they are needed.
 const MOST_OPEN: usize = 256;
+/// Beyond that, of a deep path every so many-th is kept, so that opening one never goes through more names than this.
+const STRIDE: u32 = 32;
+/// And never more than this.
+const MOST_OPEN_DEEP: usize = MOST_OPEN + (MOST_DEPTH / STRIDE) as usize;
 
 /// Deepest directory that is restored. Paths that programs can use end at half of it.
 pub(super) const MOST_DEPTH: u32 = 4096;
@@ -149,7 +153,7 @@ impl<'s> DirNode<'s> {
         }
         let plain = meta::inherits_nothing(self.shared, &dir);
         let open = self.shared.open_dirs.fetch_add(1, Ordering::Relaxed);
-        if open < MOST_OPEN {
+        if open < MOST_OPEN || (self.depth.is_multiple_of(STRIDE) && open < MOST_OPEN_DEEP) {
             return Made { held: Some(dir), fresh, plain };
         }
         self.shared.open_dirs.fetch_sub(1, Ordering::Relaxed);

@@ -25,7 +25,8 @@ impl FileStore {
     /// A store over `root`, the repository's `packages/` directory.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, open: Cache::new(OPEN_FILES), writing: std::sync::Mutex::default() }
+        let open_files = usize::try_from(crate::os::open_files() / 8).unwrap_or(OPEN_FILES).min(OPEN_FILES);
+        Self { root, open: Cache::new(open_files), writing: std::sync::Mutex::default() }
     }
 
     fn path(&self, id: &PackageId) -> PathBuf {

@@ -10,6 +10,7 @@ mod keys;
 mod lease;
 mod memory;
 mod package_store;
+mod present;
 mod rebuild;
 mod recover;
 mod repository;

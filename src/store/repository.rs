@@ -10,10 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use repo_format::{ChunkId, Encryption, KeySlot, Node, PackageId, PointId, PointRecord, RepoHeader, StoreKind};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// A tree node as it is shared between readers.
 pub type NodeRef = Arc<Node<Box<[u8]>>>;
@@ -51,6 +51,8 @@ pub struct Repository {
     nodes: Cache<ChunkId, NodeRef, NodeWeight>,
     locations: Cache<ChunkId, Location>,
     points: Cache<PointId, Arc<PointRecord>>,
+    /// Segments that are not what was written: package number and offset.
+    damaged: Mutex<HashSet<(u32, u32)>>,
 }
 
 struct Package {
@@ -125,6 +127,7 @@ impl Repository {
             nodes: Cache::with_weighter((bytes >> 16) as usize + 16, bytes / 4, NodeWeight),
             locations: Cache::new(REMEMBERED_LOCATIONS),
             points: Cache::new(REMEMBERED_POINTS),
+            damaged: Mutex::default(),
         }
     }
 
@@ -246,7 +249,37 @@ impl Repository {
     pub fn read_segment(&self, at: &Location) -> Result<Segment> {
         let package = self.package(at.package)?;
         let (key, offset) = (package.key.as_ref(), u64::from(at.offset));
-        read_segment_with(&*self.packages, key, &package.id, offset, at.segment_bytes)
+        let segment = read_segment_with(&*self.packages, key, &package.id, offset, at.segment_bytes);
+        if segment.as_ref().is_err_and(|error| error.kind() == ErrorKind::Damaged) {
+            self.note_damaged([(at.package, at.offset)]);
+        }
+        segment
+    }
+
+    fn damage(&self) -> MutexGuard<'_, HashSet<(u32, u32)>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_damaged(&self, places: impl IntoIterator<Item = (u32, u32)>) {
+        self.damage().extend(places);
+    }
+
+    /// Whether the segment at a place is known to be damaged: this process could not read it, or a writer was told.
+    #[must_use]
+    pub fn is_damaged(&self, at: &Location) -> bool {
+        self.damage().contains(&(at.package, at.offset))
+    }
+
+    /// Whether any segment is known to be damaged.
+    #[must_use]
+    pub fn knows_damage(&self) -> bool {
+        !self.damage().is_empty()
+    }
+
+    /// The places of all segments known to be damaged: package number and offset, in no order.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<(u32, u32)> {
+        self.damage().iter().copied().collect()
     }
 
     /// The id of a package, by its number.

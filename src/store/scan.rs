@@ -5,7 +5,7 @@ use super::package_store::PackageStore;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 use repo_format::{
-    FOOTER_TRAILER_BYTES, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, SEGMENT_HEADER_BYTES,
+    FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId, SEGMENT_HEADER_BYTES,
     SegmentHeader,
 };
 
@@ -26,10 +26,29 @@ pub struct ScannedPackage {
     pub footer: Option<PackageFooter>,
     /// Segments whose header is whole, in order of offset.
     pub segments: Vec<FoundSegment>,
+    /// Segments that the footer names and prune has freed: offset and bytes. They read as zeros.
+    pub freed: Vec<(u64, u32)>,
     /// Places that should hold a segment and do not: offset and error.
     pub damage: Vec<(u64, Error)>,
     /// Length of the package.
     pub bytes: u64,
+}
+
+impl ScannedPackage {
+    /// Holds the header to the repository's: its id, and whether segments are encrypted.
+    ///
+    /// # Errors
+    /// `Damaged` with what differs. Such a package is not this repository's, or somebody changed it.
+    pub fn belongs_to(&self, repo: RepoId, encrypted: bool) -> Result<()> {
+        if self.header.repo != repo {
+            return Err(Error::damaged("it belongs to another repository"));
+        }
+        match (self.header.encrypted, encrypted) {
+            (false, true) => Err(Error::damaged("it says that it is not encrypted, but the repository is")),
+            (true, false) => Err(Error::damaged("it says that it is encrypted, but the repository is not")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads header, footer and all segment headers of a package; payloads are not read.
@@ -45,7 +64,7 @@ pub fn scan_package(store: &dyn PackageStore, id: &PackageId) -> Result<ScannedP
         return Err(Error::damaged(format!("package {id} holds the bytes of package {}", header.package)));
     }
     let footer = read_footer(store, id, bytes)?;
-    let mut out = ScannedPackage { header, footer, segments: Vec::new(), damage: Vec::new(), bytes };
+    let mut out = ScannedPackage { header, footer, segments: Vec::new(), freed: Vec::new(), damage: Vec::new(), bytes };
     match out.footer.clone() {
         Some(footer) => by_footer(store, id, &footer, &mut out),
         None => by_hopping(store, id, &mut out),
@@ -71,9 +90,17 @@ fn by_footer(store: &dyn PackageStore, id: &PackageId, footer: &PackageFooter, o
                 out.segments.push(FoundSegment { offset: entry.offset, header: h });
             }
             Ok(_) => out.damage.push((entry.offset, Error::damaged("a segment header differs from the footer"))),
+            Err(_) if is_freed(store, id, entry) => out.freed.push((entry.offset, entry.bytes)),
             Err(e) => out.damage.push((entry.offset, e)),
         }
     }
+}
+
+/// Whether nothing but zeros is where the footer names a segment. All of it is read: a header of zeros before a payload
+/// that is there is damage.
+fn is_freed(store: &dyn PackageStore, id: &PackageId, entry: &FooterEntry) -> bool {
+    let mut bytes = vec![0; entry.bytes as usize];
+    store.read(id, entry.offset, &mut bytes).is_ok() && bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Without a footer: from segment to segment, as far as they are whole.
