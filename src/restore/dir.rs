@@ -19,8 +19,14 @@ use std::sync::{Arc, OnceLock};
 const MOST_OPEN: usize = 256;
 /// Beyond that, of a deep path every so many-th is kept, so that opening one never goes through more names than this.
 const STRIDE: u32 = 32;
-/// And never more than this.
-const MOST_OPEN_DEEP: usize = MOST_OPEN + (MOST_DEPTH / STRIDE) as usize;
+/// As many as these are kept for it on top.
+const MOST_STRIDES: usize = (MOST_DEPTH / STRIDE) as usize;
+
+/// How many directories are kept open, and how many more of deep paths, by a process that may have `limit` files open.
+pub(super) fn most_open(limit: u64) -> (usize, usize) {
+    let part = usize::try_from(limit / 8).unwrap_or(usize::MAX);
+    (part.min(MOST_OPEN), part.min(MOST_STRIDES))
+}
 
 /// Deepest directory that is restored. Paths that programs can use end at half of it.
 pub(super) const MOST_DEPTH: u32 = 4096;
@@ -153,7 +159,8 @@ impl<'s> DirNode<'s> {
         }
         let plain = meta::inherits_nothing(self.shared, &dir);
         let open = self.shared.open_dirs.fetch_add(1, Ordering::Relaxed);
-        if open < MOST_OPEN || (self.depth.is_multiple_of(STRIDE) && open < MOST_OPEN_DEEP) {
+        let (most, strides) = self.shared.most_open;
+        if open < most || (self.depth.is_multiple_of(STRIDE) && open < most + strides) {
             return Made { held: Some(dir), fresh, plain };
         }
         self.shared.open_dirs.fetch_sub(1, Ordering::Relaxed);
