@@ -34,7 +34,7 @@ pub(super) struct Shared<'s> {
     failed: AtomicBool,
     pub open_dirs: AtomicUsize,
     /// Directories kept open, and those of deep paths on top.
-    pub most_open: (usize, usize),
+    pub most_open: (usize, u32),
     /// Large files open at a time.
     pub most_large: usize,
     pub open_files: AtomicUsize,
