@@ -111,7 +111,8 @@ fn background_log(args: &MountArgs) -> Result<Option<PathBuf>> {
 
 fn open_log(path: &Path) -> Result<File> {
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    opened.map_err(|e| Error::io(format!("opening the log {}", escape_path(path)), e))
+    let failed = |e| Error::io(format!("opening the log {}", escape_path(path)), e).advise("name a file that you may write by --log");
+    opened.map_err(failed)
 }
 
 fn log_line(mountpoint: &Path, damage: &Damage) -> String {

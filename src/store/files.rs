@@ -57,8 +57,9 @@ impl FileStore {
 fn missing(path: &Path, error: std::io::Error) -> Error {
     let what = format!("package {} cannot be opened", path.display());
     if error.kind() == Io::NotFound {
+        // In words only: as an errno it would reach the reader of a mounted file, which does exist.
         Error::new(ErrorKind::Damaged, what)
-            .because(error)
+            .because(error.to_string())
             .advise("run 'relict-maint check' to see which restore points need this package")
     } else {
         Error::io(what, error)

@@ -54,6 +54,7 @@ impl Rig {
         assert!(path.exists(), "{} is missing: cargo build --release --workspace makes it", path.display());
         let mut command = Command::new(path);
         command.args(args).env("RELICT_REPOSITORY", self.path("repo")).env("RELICT_PASSWORD", PASSWORD);
+        command.env("XDG_STATE_HOME", self.path("state"));
         command.stdin(Stdio::null());
         command
     }
