@@ -84,8 +84,11 @@ fn nonce(number: u32) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// Fills `out` with random bytes of the system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+/// Random bytes of the system.
+///
+/// # Errors
+/// When the system has none.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut out = [0; N];
     getrandom::fill(&mut out).map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
     Ok(out)

@@ -17,6 +17,7 @@ mod repository;
 mod rocks;
 mod scan;
 mod segment;
+mod slots;
 mod writer;
 
 #[cfg(test)]
@@ -26,7 +27,7 @@ pub use create::{CreateOptions, create};
 pub use files::FileStore;
 pub use health::{Health, LastCheck, record_health};
 pub use index::{Index, Location, PackageInfo};
-pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot, slot_name};
+pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot, random as random_bytes, slot_name};
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use package_store::PackageStore;
@@ -34,5 +35,6 @@ pub use rebuild::{Rebuilt, rebuild};
 pub use repository::{Chunk, NodeRef, OpenOptions, Repository, Unlock, key_slots, read_header};
 pub use rocks::RocksStore;
 pub use scan::{FoundSegment, ScannedPackage, read_segment, scan_package};
+pub use slots::{Imported, Keyring, SlotFile, Unlocked, list_slots};
 pub use segment::{Segment, ZSTD_LEVEL};
 pub use writer::{NodePacker, PACKAGE_BYTES, Writer, WriterStats};

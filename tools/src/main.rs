@@ -3,6 +3,7 @@
 //! This file is a table: one module a command, each with its `Options` and its `run`.
 
 mod check;
+mod keys;
 mod rebuild;
 
 use clap::{Args, Parser, Subcommand};
@@ -45,6 +46,8 @@ struct Common {
 enum Command {
     /// Verify the repository; exit code 1 when something is wrong
     Check(check::Options),
+    /// Passwords: list, add, change, remove key slots; recovery sheets
+    Keys(keys::Options),
     /// Make a new index (db/) from the packages; the old one is kept beside it
     Rebuild(rebuild::Options),
 }
@@ -53,6 +56,7 @@ impl Command {
     fn run(self, context: &Context) -> Result<Outcome> {
         match self {
             Self::Check(options) => check::run(context, &options),
+            Self::Keys(options) => keys::run(context, &options),
             Self::Rebuild(options) => rebuild::run(context, &options),
         }
     }
