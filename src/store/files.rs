@@ -156,11 +156,12 @@ impl PackageStore for FileStore {
 
     fn delete(&self, id: &PackageId) -> Result<()> {
         self.open.remove(id);
-        match fs::remove_file(self.path(id)) {
-            Err(e) if e.kind() != Io::NotFound => {
-                Err(Error::io(format!("deleting package {}", self.path(id).display()), e))
-            }
-            _ => Ok(()),
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            // Durable before the index forgets the package, or a lost power supply could bring back a file nobody names.
+            Ok(()) => path.parent().map_or(Ok(()), sync_dir),
+            Err(e) if e.kind() == Io::NotFound => Ok(()),
+            Err(e) => Err(Error::io(format!("deleting package {}", path.display()), e)),
         }
     }
 

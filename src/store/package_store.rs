@@ -51,7 +51,7 @@ pub trait PackageStore: Send + Sync {
     /// When the medium cannot be listed.
     fn list(&self) -> Result<Vec<PackageId>>;
 
-    /// Removes a package.
+    /// Removes a package, durably.
     ///
     /// # Errors
     /// When the medium fails; a missing package is no error.

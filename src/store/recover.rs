@@ -47,11 +47,12 @@ fn finish(
 ) -> Result<()> {
     let mut batch = IndexBatch::default();
     if whole.is_empty() {
-        // Removed from the index first: a crash in between leaves a file nobody names, which check reports.
+        // The bytes go first: after a crash in between the journal still names the package, and the next writer
+        // comes here again. Nothing in the index points into it.
+        store.delete(&info.id)?;
         index.remove_package(&mut batch, info.number)?;
         index.end_journal(&mut batch, info.number)?;
-        index.commit(batch)?;
-        return store.delete(&info.id);
+        return index.commit(batch);
     }
     let length = store.len(&info.id)?;
     if scan_package(store, &info.id)?.footer.is_none() {
