@@ -3,8 +3,10 @@
 //! This file is a table: one module a command, each with its `Options` and its `run`.
 
 mod check;
+mod confirm;
 mod keys;
 mod rebuild;
+mod repair;
 
 use clap::{Args, Parser, Subcommand};
 use relict::Result;
@@ -50,6 +52,8 @@ enum Command {
     Keys(keys::Options),
     /// Make a new index (db/) from the packages; the old one is kept beside it
     Rebuild(rebuild::Options),
+    /// Mend damage: bring back what can be had, put damaged packages aside, say what is lost
+    Repair(repair::Options),
 }
 
 impl Command {
@@ -58,6 +62,7 @@ impl Command {
             Self::Check(options) => check::run(context, &options),
             Self::Keys(options) => keys::run(context, &options),
             Self::Rebuild(options) => rebuild::run(context, &options),
+            Self::Repair(options) => repair::run(context, &options),
         }
     }
 }
