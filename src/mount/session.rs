@@ -69,6 +69,7 @@ pub fn run<B: Backing + 'static>(
     ready: &dyn Fn() -> Result<()>,
     stop: &AtomicBool,
 ) -> Result<()> {
+    os::memory::keep_heaps_small();
     let mountpoint = mountpoint.canonicalize().map_err(|e| Error::io(format!("mount point {}", mountpoint.display()), e))?;
     let name = repository.name();
     let owner = Owner { uid: os::geteuid(), gid: os::getegid() };

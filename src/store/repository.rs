@@ -23,10 +23,13 @@ const REMEMBERED_LOCATIONS: usize = 64 * 1024;
 /// Decoded restore point records kept; about a kilobyte each.
 const REMEMBERED_POINTS: usize = 16 * 1024;
 
+/// What an entry of a cache costs beside its value, about.
+const ENTRY_BYTES: usize = 128;
+
 /// How to open a repository.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// Bound of the cache of decompressed segments, in bytes; tree nodes have a quarter of it on top.
+    /// Bound of the caches, in bytes: three quarters for decompressed segments, one for tree nodes.
     pub cache_bytes: usize,
 }
 
@@ -63,7 +66,7 @@ struct SegmentWeight;
 
 impl Weighter<(u32, u32), Arc<Segment>> for SegmentWeight {
     fn weight(&self, _: &(u32, u32), segment: &Arc<Segment>) -> u64 {
-        (segment.raw().len() + segment.header().encoded_bytes() + 128) as u64
+        (segment.memory_bytes() + ENTRY_BYTES) as u64
     }
 }
 
@@ -72,7 +75,7 @@ struct NodeWeight;
 
 impl Weighter<ChunkId, NodeRef> for NodeWeight {
     fn weight(&self, _: &ChunkId, node: &NodeRef) -> u64 {
-        node.bytes().len() as u64 + 96
+        (node.bytes().len() + size_of::<Node<Box<[u8]>>>() + ENTRY_BYTES) as u64
     }
 }
 
@@ -120,8 +123,8 @@ impl Repository {
             index,
             packages,
             known: RwLock::default(),
-            segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes, SegmentWeight),
-            nodes: Cache::with_weighter((bytes >> 16) as usize + 16, bytes / 4, NodeWeight),
+            segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes / 4 * 3, SegmentWeight),
+            nodes: Cache::with_weighter((bytes >> 14) as usize + 16, bytes / 4, NodeWeight),
             locations: Cache::new(REMEMBERED_LOCATIONS),
             points: Cache::new(REMEMBERED_POINTS),
         }
