@@ -227,6 +227,12 @@ impl Repository {
         Ok(Chunk { segment, start, end: start + at.len as usize })
     }
 
+    /// Whether a chunk is in the cache, and known to be there: then [`Repository::chunk`] reads nothing.
+    #[must_use]
+    pub fn is_cached(&self, id: &ChunkId) -> bool {
+        self.locations.peek(id).is_some_and(|at| self.segments.contains_key(&(at.package, at.offset)))
+    }
+
     /// The decompressed segment at a location, through the cache; two readers never decompress it twice at once.
     ///
     /// # Errors

@@ -45,6 +45,11 @@ pub trait Backing: ReadNodes {
     /// `Damaged` when it is missing or wrong, `Io` when it cannot be read.
     fn chunk(&self, id: &ChunkId) -> Result<ChunkRef>;
 
+    /// Whether [`Backing::chunk`] would answer from memory, as far as can be told at once.
+    fn at_hand(&self, _id: &ChunkId) -> bool {
+        true
+    }
+
     /// All restore points to show, in any order.
     ///
     /// # Errors
@@ -72,6 +77,10 @@ pub trait Backing: ReadNodes {
 impl Backing for Repository {
     fn chunk(&self, id: &ChunkId) -> Result<ChunkRef> {
         Self::chunk(self, id).map(ChunkRef::Stored)
+    }
+
+    fn at_hand(&self, id: &ChunkId) -> bool {
+        self.is_cached(id)
     }
 
     fn points(&self) -> Result<Vec<Arc<PointRecord>>> {
