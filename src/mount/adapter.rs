@@ -219,6 +219,10 @@ impl Filesystem for Adapter {
     fn lookup(&self, _: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Request::Lookup);
         let parent = ino_of(parent);
+        // The kernel lets FUSE have longer ones.
+        if name.len() > NAME_BYTES as usize {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         match self.view.lookup(parent, name.as_bytes()) {
             Ok(Some(attr)) => reply.entry(&self.life(attr.ino), &file_attr(&attr), Generation(0)),
             // Number 0 says "no such name, and you may remember that".
