@@ -2,7 +2,7 @@
 
 use super::ahead::Ahead;
 use super::errno::errno;
-use super::fetch::Fetch;
+use super::fetch::{Fetch, send};
 use crate::Result;
 use crate::view::{Attr, DirEntry, Ino, Seek, View};
 use fuser::{
@@ -102,6 +102,12 @@ impl Adapter {
     }
 
     fn read(&self, ino: Ino, offset: u64, len: u64, reply: ReplyData) {
+        if ino.is_virtual() {
+            return match self.view.read(ino, offset, len) {
+                Ok(read) => send(&read, reply),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
         let plan = match self.view.plan(ino, offset, len) {
             Ok(plan) => plan,
             Err(error) => return reply.error(errno(&error)),

@@ -175,7 +175,8 @@ impl Shared {
     }
 }
 
-fn send(read: &Read, reply: ReplyData) {
+/// Answers with what was read.
+pub(super) fn send(read: &Read, reply: ReplyData) {
     match read.pieces.as_slice() {
         [] => reply.data(&[]),
         [Piece::Zero(len)] if *len <= ZEROS.len() as u64 => reply.data(ZEROS.get(..*len as usize).unwrap_or_default()),

@@ -80,6 +80,7 @@ pub fn run<B: Backing + 'static>(
 ) -> Result<()> {
     os::memory::keep_heaps_small();
     let mountpoint = mountpoint.canonicalize().map_err(|e| Error::io(format!("mount point {}", mountpoint.display()), e))?;
+    refuse_nesting(repository.directory(), &mountpoint)?;
     let name = repository.name();
     let owner = Owner { uid: os::geteuid(), gid: os::getegid() };
     let report = Arc::clone(&options.report);
@@ -91,6 +92,23 @@ pub fn run<B: Backing + 'static>(
     }
     mounted.follow(&view, stop);
     mounted.join()
+}
+
+/// A mount over or in its own repository would wait for itself.
+fn refuse_nesting(repository: Option<&Path>, mountpoint: &Path) -> Result<()> {
+    let Some(repository) = repository else { return Ok(()) };
+    let repository = repository.canonicalize().map_err(|e| Error::io(format!("repository {}", repository.display()), e))?;
+    let refuse = |why: &str| {
+        let what = format!("nothing can be mounted at {}: {why} {}", mountpoint.display(), repository.display());
+        Err(Error::new(ErrorKind::Usage, what).advise("choose a directory outside of the repository"))
+    };
+    if mountpoint.starts_with(&repository) {
+        return refuse("it is inside of the repository");
+    }
+    if repository.starts_with(mountpoint) {
+        return refuse("the mount would hide the repository");
+    }
+    Ok(())
 }
 
 struct Mounted {

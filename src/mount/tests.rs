@@ -214,6 +214,93 @@ fn a_lost_chunk_costs_no_more_than_its_pages() {
     assert!(reports[0].starts_with("snapshots/1970-01-01T00-00-00Z/big: content at byte"));
 }
 
+/// A file of 64 chunks, and another; and the ids of the first's.
+fn two_files() -> (Arc<MemoryBacking>, Vec<repo_format::ChunkId>) {
+    let mut ids = Vec::new();
+    let backing = published(|tree, backing| {
+        ids = (0..64_u8).map(|n| backing.put_chunk(&vec![n; 65_536])).collect();
+        let extents: Vec<_> = (0..64).map(|n| (n as u64 * 65_536, ids[n], 0, 65_536)).collect();
+        tree.extents("slow", 64 * 65_536, &extents);
+        tree.file(backing, "quick", b"at once");
+        tree.dir("d");
+    });
+    (backing, ids)
+}
+
+#[test]
+fn a_slow_store_stops_only_who_waits_for_it() {
+    let (backing, ids) = two_files();
+    ids.iter().for_each(|id| backing.hold_chunk(id));
+    let mount = Mount::new(&backing);
+    let slow = mount.point("slow");
+    // More readers than request threads, each of another part.
+    let readers: Vec<_> = (0..24_u64)
+        .map(|n| {
+            let slow = slow.clone();
+            std::thread::spawn(move || {
+                let mut page = [0xff; 4096];
+                fs::File::open(slow).unwrap().read_exact_at(&mut page, n * 131_072).unwrap();
+                page == [2 * n as u8; 4096]
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    assert_eq!(fs::read(mount.point("quick")).unwrap(), b"at once");
+    assert_eq!(mount.shell("ls -l snapshots/latest/ | wc -l").trim(), "4");
+    assert_eq!(mount.shell("stat -c %s snapshots/latest/slow").trim(), "4194304");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(readers.iter().all(|reader| !reader.is_finished()), "nobody may have content that was not read");
+    backing.release_chunks();
+    assert!(readers.into_iter().all(|reader| reader.join().unwrap()));
+}
+
+#[test]
+fn no_read_waits_for_ever() {
+    let (backing, ids) = two_files();
+    backing.hold_chunk(&ids[40]);
+    let mount = Mount::with(&backing, |options| options.wait_limit = Duration::from_millis(800));
+    let file = fs::File::open(mount.point("slow")).unwrap();
+    let mut page = [0; 4096];
+    let start = Instant::now();
+    let error = file.read_exact_at(&mut page, 40 * 65_536).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    assert!((Duration::from_millis(700)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(file.read_exact_at(&mut page, 40 * 65_536).unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert_eq!(fs::read(mount.point("quick")).unwrap(), b"at once");
+    let said = mount.reports.lock().unwrap().clone();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("snapshots/1970-01-01T00-00-00Z/slow: content at byte"), "{said:?}");
+    backing.release_chunks();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while file.read_exact_at(&mut page, 40 * 65_536).is_err() {
+        assert!(Instant::now() < deadline, "when the medium is back, so is the file");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(page, [40; 4096]);
+}
+
+#[test]
+fn the_largest_files_are_read_at_their_ends() {
+    let size: u64 = 16 << 40;
+    let backing = published(|tree, backing| {
+        let id = backing.put_chunk(&[7; 8192]);
+        tree.extents("huge", size, &[(4096, id, 0, 8192), (size - 8192, id, 0, 8192)]);
+    });
+    let mount = Mount::new(&backing);
+    let file = fs::File::open(mount.point("huge")).unwrap();
+    assert_eq!((file.metadata().unwrap().len(), file.metadata().unwrap().blocks()), (size, 32));
+    let mut bytes = [0; 8192];
+    file.read_exact_at(&mut bytes, size - 8192).unwrap();
+    assert_eq!(bytes, [7; 8192]);
+    file.read_exact_at(&mut bytes, size / 2).unwrap();
+    assert_eq!(bytes, [0; 8192]);
+    assert_eq!(file.read_at(&mut bytes, size - 1).unwrap(), 1);
+    assert_eq!(file.read_at(&mut bytes, size).unwrap(), 0);
+    let seeks = "import os; f = os.open('snapshots/latest/huge', 0); print([os.lseek(f, *a) for a in [(0, os.SEEK_DATA), (5000, os.SEEK_HOLE), (12288, os.SEEK_DATA), (-1, os.SEEK_END)]])";
+    assert_eq!(mount.shell(&format!("python3 -c \"{seeks}\"")).trim(), format!("[4096, 12288, {}, {}]", size - 8192, size - 1));
+}
+
 #[test]
 fn new_points_appear_and_old_ones_go() {
     let backing = published(menagerie);

@@ -6,6 +6,7 @@ use crate::store::{Chunk, Location, Repository};
 use repo_format::{ChunkId, PointRecord};
 use std::collections::BTreeSet;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A verified chunk in memory. Cloning is cheap and keeps the bytes alive.
@@ -62,6 +63,11 @@ pub trait Backing: ReadNodes {
     /// When that cannot be read.
     fn refresh(&self) -> Result<()>;
 
+    /// The directory it is in, if it is in one.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
+
     /// What `mount` shows as the source of the file system.
     fn name(&self) -> String {
         "relict".to_string()
@@ -89,6 +95,10 @@ impl Backing for Repository {
 
     fn refresh(&self) -> Result<()> {
         Self::refresh(self)
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        Some(self.path())
     }
 
     fn name(&self) -> String {

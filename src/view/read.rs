@@ -139,6 +139,9 @@ impl View {
     /// # Errors
     /// `EISDIR`, `EINVAL`, `ESTALE`, or when the metadata cannot be read.
     pub fn read(&self, ino: Ino, offset: u64, len: u64) -> Result<Read> {
+        if ino.is_virtual() {
+            return Err(errno(libc::EISDIR));
+        }
         self.plan(ino, offset, len).map(|plan| self.carry_out(ino, plan))
     }
 
@@ -166,7 +169,7 @@ impl View {
         Read { pieces, ahead }
     }
 
-    /// The first half of [`View::read`]: what it needs, from metadata only.
+    /// The first half of [`View::read`] of a file in a restore point: what it needs, from metadata only.
     ///
     /// # Errors
     /// As [`View::read`].

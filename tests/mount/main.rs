@@ -7,6 +7,9 @@
 #[path = "../support/rig.rs"]
 mod rig;
 
+mod damage;
+mod stress;
+
 use rig::{Random, Rig, succeeded};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
