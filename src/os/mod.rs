@@ -10,11 +10,13 @@
 //! | [`stat`] | attributes of one item by `statx`, inode flags and generations |
 //! | [`xattr`] | extended attributes, so also POSIX ACLs and file capabilities |
 //! | [`read`] | data and holes, cache advice, punching, directory fsync |
+//! | [`memory`] | the allocator's habits |
 //! | [`mount`] | ending a mount |
 //! | [`process`] | open files and memory of this process |
 //! | [`write`] | what restore makes: items, owners, modes, times, flags |
 
 pub mod dir;
+pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod read;
