@@ -3,7 +3,7 @@
 
 use super::index::{Index, IndexBatch, REBUILD, failed};
 use crate::error::{Error, Result};
-use repo_format::{ChunkId, JournalRecord, PackageId, PointId, PointState};
+use repo_format::{JournalRecord, PackageId, PointId, PointState};
 use std::collections::HashMap;
 
 /// The column family of point states.
@@ -92,11 +92,6 @@ impl Index {
 
     pub(super) fn remove_state(&self, batch: &mut IndexBatch, id: &PointId) -> Result<()> {
         batch.0.delete_cf(self.cf(STATES)?, id.0);
-        Ok(())
-    }
-
-    pub(super) fn remove_chunk(&self, batch: &mut IndexBatch, id: &ChunkId) -> Result<()> {
-        batch.0.delete_cf(self.cf("chunks")?, id.0);
         Ok(())
     }
 

@@ -4,10 +4,13 @@
 
 mod check;
 mod compact;
+mod confirm;
 mod forget;
+mod keys;
 mod maint;
 mod prune;
 mod rebuild;
+mod repair;
 mod states;
 
 use clap::{Args, Parser, Subcommand};
@@ -62,8 +65,12 @@ enum Command {
     Prune(prune::Options),
     /// Rewrite packages that are mostly dead or small, so that what is read together lies together
     Compact(compact::Options),
+    /// Passwords: list, add, change, remove key slots; recovery sheets
+    Keys(keys::Options),
     /// Make a new index (db/) from the packages; the old one is kept beside it
     Rebuild(rebuild::Options),
+    /// Mend damage: bring back what can be had, put damaged packages aside, say what is lost
+    Repair(repair::Options),
 }
 
 impl Command {
@@ -76,7 +83,9 @@ impl Command {
             Self::Unprotect(options) => states::unprotect(context, &options),
             Self::Prune(options) => prune::run(context, &options),
             Self::Compact(options) => compact::run(context, &options),
+            Self::Keys(options) => keys::run(context, &options),
             Self::Rebuild(options) => rebuild::run(context, &options),
+            Self::Repair(options) => repair::run(context, &options),
         }
     }
 }

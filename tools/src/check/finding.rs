@@ -29,6 +29,8 @@ pub enum Kind {
     Tree,
     /// A file needs a chunk that is not stored.
     ChunkMissing,
+    /// A file lost content, and a repair has said so.
+    KnownLoss,
     /// A segment was wrong when it was read first and right when it was read again.
     Unstable,
     /// A file's content changed at its source although its times did not.
@@ -92,6 +94,7 @@ impl Kind {
             Self::Node => "node",
             Self::Tree => "tree",
             Self::ChunkMissing => "chunk_missing",
+            Self::KnownLoss => "known_loss",
             Self::Unstable => "unstable",
             Self::SourceRot => "source_rot",
             Self::Stray => "stray",
@@ -101,7 +104,7 @@ impl Kind {
     /// Whether this is wrong or only worth knowing.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::Unstable | Self::SourceRot | Self::Stray => Severity::Warning,
+            Self::KnownLoss | Self::Unstable | Self::SourceRot | Self::Stray => Severity::Warning,
             _ => Severity::Problem,
         }
     }

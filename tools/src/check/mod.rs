@@ -11,16 +11,16 @@ mod table;
 mod tree;
 
 pub use affected::Names;
-pub use command::{Options, run};
-pub use finding::{Affected, Finding, Kind, Mend, Severity};
-pub use packages::{Found, Totals};
+pub use command::{Options, run, show_findings};
+pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Severity};
+pub use packages::Totals;
 pub use select::{Selection, oldest, parse_span};
-pub use tree::LostRange;
+pub use tree::{DAMAGED, LostRange};
 
 use packages::{PackageCheck, interrupted};
 use relict::Result;
 use relict::catalog::points::{Points, printable, short_id, time_name};
-use relict::store::{Repository, key_slots};
+use relict::store::{Location, Repository, key_slots};
 use repo_format::{ChunkId, PackageId, PointId, PointRecord};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -54,6 +54,8 @@ pub struct Report {
     pub lost: HashMap<PointId, Vec<LostRange>>,
     /// Damaged packages, each once.
     pub damaged: Vec<PackageId>,
+    /// Chunks that stand in a second place, which no index entry names.
+    pub spares: HashMap<ChunkId, Location>,
 }
 
 impl Report {
@@ -79,7 +81,8 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let present: HashSet<PackageId> = repository.packages().list()?.into_iter().collect();
     repository.refresh()?;
     let packages = repository.index().packages()?;
-    let records = repository.points()?;
+    // Forgotten ones too: they can be brought back.
+    let records = repository.all_points()?;
     let table = ChunkTable::load(repository.index())?;
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
     let deadline = request.max_duration.map(|limit| Instant::now() + limit);
@@ -100,6 +103,7 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         verified: found.verified,
         lost: HashMap::new(),
         damaged,
+        spares: found.spares,
     };
     for (point, tree) in points.all().iter().zip(trees) {
         report.findings.extend(tree.findings);

@@ -11,6 +11,8 @@ use relict::store::{NodeRef, Repository};
 use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border};
 use std::collections::{HashMap, HashSet};
 
+/// The attribute by which repair marks a file that lost something (SPEC.md section 14).
+pub const DAMAGED: &[u8] = b"user.relict.damaged";
 /// Problems of one tree that are spelled out; the rest are counted.
 const WRONG_SHOWN: usize = 10;
 
@@ -23,6 +25,8 @@ struct Current {
     covered: u64,
     extents_end: u64,
     has_target: bool,
+    /// A repair has written down that something of it is lost.
+    marked: bool,
 }
 
 /// What is kept of an inode until the end.
@@ -68,6 +72,8 @@ pub struct TreeCheck<'a> {
     wrong: Vec<String>,
     wrong_count: u64,
     missing: HashSet<ChunkId>,
+    /// Chunks that are missing in files that a repair has marked.
+    known_missing: HashSet<ChunkId>,
     /// Per level, whether the last node seen there ended at a border: only the last of a level may not.
     ended: Vec<bool>,
     outcome: TreeReport,
@@ -116,6 +122,7 @@ impl<'a> TreeCheck<'a> {
             wrong: Vec::new(),
             wrong_count: 0,
             missing: HashSet::new(),
+            known_missing: HashSet::new(),
             ended: Vec::new(),
             outcome: TreeReport::default(),
         }
@@ -137,9 +144,11 @@ impl<'a> TreeCheck<'a> {
         }
         if !self.missing.is_empty() {
             let what = format!("{}: {} chunks of its files are not stored", self.label, self.missing.len());
-            let mut missing: Vec<ChunkId> = self.missing.into_iter().collect();
-            missing.sort_unstable();
-            out.findings.push(Finding::new(Kind::ChunkMissing, what).losing(missing));
+            out.findings.push(Finding::new(Kind::ChunkMissing, what).losing(sorted(self.missing)));
+        }
+        if !self.known_missing.is_empty() {
+            let what = format!("{}: a repair has marked files that lost content", self.label);
+            out.findings.push(Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing)));
         }
         Ok(out)
     }
@@ -180,7 +189,7 @@ impl<'a> TreeCheck<'a> {
             },
             Key::Target(_) => self.current.has_target = !value.is_empty(),
             Key::Xattr(..) if value.len() > repo_format::MAX_XATTR_BYTES => self.problem(|| format!("inode {ino}: an attribute is too long")),
-            Key::Xattr(..) => {}
+            Key::Xattr(_, name) => self.current.marked |= name == DAMAGED,
             Key::SourceIno(..) if value.len() != 8 => self.problem(|| "a source inode entry has a wrong length".into()),
             Key::SourceIno(..) => {}
         }
@@ -212,9 +221,8 @@ impl<'a> TreeCheck<'a> {
             self.problem(|| format!("file {ino}: extents overlap at {offset}"));
         }
         match self.table.locate(&extent.chunk) {
-            None => {
-                self.missing.insert(extent.chunk);
-            }
+            None if self.current.marked => drop(self.known_missing.insert(extent.chunk)),
+            None => drop(self.missing.insert(extent.chunk)),
             // A slice must lie inside its chunk.
             Some(at) if extent.skip.checked_add(extent.len).is_none_or(|end| end > at.len) => {
                 self.problem(|| format!("file {ino}: the extent at {offset} reaches past its chunk"));
@@ -303,6 +311,12 @@ impl<'a> TreeCheck<'a> {
             self.problem(|| format!("a tree node of level {level} does not end where the rule puts borders"));
         }
     }
+}
+
+fn sorted(ids: HashSet<ChunkId>) -> Vec<ChunkId> {
+    let mut out: Vec<ChunkId> = ids.into_iter().collect();
+    out.sort_unstable();
+    out
 }
 
 fn judge_names(ino: u64, kept: Kept) -> Option<String> {
