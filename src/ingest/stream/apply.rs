@@ -105,9 +105,7 @@ impl<'s> State<'s> {
 impl<'s> Apply<'_, 's> {
     /// Applies one change between `Begin` and `End`.
     pub(super) fn change(&mut self, change: &Change<'_>) -> Result<()> {
-        if self.around.stop.load(Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped"));
-        }
+        self.check_stop()?;
         let tree = &mut self.state.tree;
         match *change {
             Change::Create { path, kind, ino, device } => self.create(path, kind, ino, device)?,
@@ -129,6 +127,14 @@ impl<'s> Apply<'_, 's> {
             Change::Begin { .. } | Change::Note { .. } | Change::End => {}
         }
         self.make_room()
+    }
+
+    /// An error once the user has said stop.
+    pub(super) fn check_stop(&self) -> Result<()> {
+        match self.around.stop.load(Relaxed) {
+            true => Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped")),
+            false => Ok(()),
+        }
     }
 
     /// Moves what is staged to a tree when it takes too much memory.
