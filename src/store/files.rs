@@ -167,6 +167,24 @@ impl PackageStore for FileStore {
         }
     }
 
+    fn announce(&self, id: &PackageId) {
+        if let Ok(file) = self.reader(id) {
+            crate::os::fadvise_sequential(&file);
+            crate::os::fadvise_willneed(&file);
+        }
+    }
+
+    fn drop_cached(&self, id: &PackageId, offset: u64, bytes: u64) -> bool {
+        // Only clean pages can be dropped, and only whole ones.
+        const PAGE_BYTES: u64 = 4096;
+        let from = offset / PAGE_BYTES * PAGE_BYTES;
+        self.reader(id).is_ok_and(|file| {
+            let clean = file.sync_data().is_ok();
+            crate::os::fadvise_dontneed(&file, from, (offset - from + bytes).next_multiple_of(PAGE_BYTES));
+            clean
+        })
+    }
+
     fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64> {
         let path = self.path(id);
         let context = |e| Error::io(format!("freeing a range of package {}", path.display()), e);

@@ -260,6 +260,16 @@ impl Index {
         Ok(())
     }
 
+    pub(super) fn remove_chunk(&self, batch: &mut IndexBatch, id: &ChunkId) -> Result<()> {
+        batch.0.delete_cf(self.cf("chunks")?, id.0);
+        Ok(())
+    }
+
+    pub(super) fn drop_point(&self, batch: &mut IndexBatch, id: &PointId) -> Result<()> {
+        batch.0.delete_cf(self.cf("points")?, id.0);
+        Ok(())
+    }
+
     pub(super) fn add_package(&self, batch: &mut IndexBatch, info: &PackageInfo) -> Result<()> {
         batch.0.put_cf(self.cf("packages")?, info.number.to_be_bytes(), info.encode());
         Ok(())

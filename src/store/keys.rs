@@ -84,8 +84,11 @@ fn nonce(number: u32) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// Fills `out` with random bytes of the system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+/// Random bytes of the system.
+///
+/// # Errors
+/// When the system has none.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut out = [0; N];
     getrandom::fill(&mut out).map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
     Ok(out)
@@ -114,6 +117,12 @@ pub fn make_slot(repo: RepoId, master: &[u8; 32], password: &[u8], kdf: KdfParam
     slot.wrapped[..32].copy_from_slice(&body);
     slot.wrapped[32..].copy_from_slice(tag.as_ref());
     Ok(slot)
+}
+
+/// The file name of a slot in `keys/`, without its suffix: the first 8 bytes of the salt.
+#[must_use]
+pub fn slot_name(slot: &KeySlot) -> String {
+    slot.salt.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// The master key, if this password opens the slot.

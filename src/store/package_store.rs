@@ -63,4 +63,12 @@ pub trait PackageStore: Send + Sync {
     /// # Errors
     /// When the medium fails.
     fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64>;
+
+    /// Says that a package will be read from front to back. A hint.
+    fn announce(&self, _id: &PackageId) {}
+
+    /// Drops what is cached of a range, so that the next read asks the medium. True where that is known to be done.
+    fn drop_cached(&self, _id: &PackageId, _offset: u64, _bytes: u64) -> bool {
+        false
+    }
 }

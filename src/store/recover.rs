@@ -127,7 +127,16 @@ pub(super) fn read_point(
     id: &PackageId,
     found: &FoundSegment,
 ) -> Result<(PointId, ChunkId)> {
+    read_record(store, keys, id, found).map(|(record, chunk)| (record.id, chunk))
+}
+
+/// As [`read_point`], with the whole record.
+pub(super) fn read_record(
+    store: &dyn PackageStore,
+    keys: &Keys,
+    id: &PackageId,
+    found: &FoundSegment,
+) -> Result<(PointRecord, ChunkId)> {
     let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
-    let point = PointRecord::decode(segment.raw())?;
-    Ok((point.id, keys.chunk_id(segment.raw())))
+    Ok((PointRecord::decode(segment.raw())?, keys.chunk_id(segment.raw())))
 }

@@ -23,10 +23,13 @@ const REMEMBERED_LOCATIONS: usize = 64 * 1024;
 /// Decoded restore point records kept; about a kilobyte each.
 const REMEMBERED_POINTS: usize = 16 * 1024;
 
+/// What an entry of a cache costs beside its value, about.
+const ENTRY_BYTES: usize = 128;
+
 /// How to open a repository.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// Bound of the cache of decompressed segments, in bytes; tree nodes have a quarter of it on top.
+    /// Bound of the caches, in bytes: three quarters for decompressed segments, one for tree nodes.
     pub cache_bytes: usize,
 }
 
@@ -65,7 +68,7 @@ struct SegmentWeight;
 
 impl Weighter<(u32, u32), Arc<Segment>> for SegmentWeight {
     fn weight(&self, _: &(u32, u32), segment: &Arc<Segment>) -> u64 {
-        (segment.raw().len() + segment.header().encoded_bytes() + 128) as u64
+        (segment.memory_bytes() + ENTRY_BYTES) as u64
     }
 }
 
@@ -74,7 +77,7 @@ struct NodeWeight;
 
 impl Weighter<ChunkId, NodeRef> for NodeWeight {
     fn weight(&self, _: &ChunkId, node: &NodeRef) -> u64 {
-        node.bytes().len() as u64 + 96
+        (node.bytes().len() + size_of::<Node<Box<[u8]>>>() + ENTRY_BYTES) as u64
     }
 }
 
@@ -123,8 +126,8 @@ impl Repository {
             index,
             packages,
             known: RwLock::default(),
-            segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes, SegmentWeight),
-            nodes: Cache::with_weighter((bytes >> 16) as usize + 16, bytes / 4, NodeWeight),
+            segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes / 4 * 3, SegmentWeight),
+            nodes: Cache::with_weighter((bytes >> 14) as usize + 16, bytes / 4, NodeWeight),
             locations: Cache::new(REMEMBERED_LOCATIONS),
             points: Cache::new(REMEMBERED_POINTS),
             damaged: Mutex::default(),
@@ -226,6 +229,12 @@ impl Repository {
         }
         let start = at.skip as usize;
         Ok(Chunk { segment, start, end: start + at.len as usize })
+    }
+
+    /// Whether a chunk is in the cache, and known to be there: then [`Repository::chunk`] reads nothing.
+    #[must_use]
+    pub fn is_cached(&self, id: &ChunkId) -> bool {
+        self.locations.peek(id).is_some_and(|at| self.segments.contains_key(&(at.package, at.offset)))
     }
 
     /// The decompressed segment at a location, through the cache; two readers never decompress it twice at once.

@@ -8,6 +8,10 @@ use repo_format::{
     FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId, SEGMENT_HEADER_BYTES,
     SegmentHeader,
 };
+use std::cell::RefCell;
+
+/// A thread keeps a read buffer up to this; segments are rarely larger.
+const KEPT_READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// A segment found in a package.
 #[derive(Debug, Clone)]
@@ -159,7 +163,23 @@ pub(super) fn read_segment_with(
     offset: u64,
     bytes: u32,
 ) -> Result<Segment> {
-    let mut buffer = vec![0; bytes as usize];
-    store.read(id, offset, &mut buffer)?;
-    Segment::open(buffer, key).map_err(|e| e.context(format!("package {id}, segment at byte {offset}")))
+    with_read_buffer(bytes as usize, |buffer| {
+        store.read(id, offset, buffer)?;
+        Segment::open(buffer, key).map_err(|e| e.context(format!("package {id}, segment at byte {offset}")))
+    })
+}
+
+/// A buffer that each thread keeps, so that reading costs neither zeroing nor page faults.
+fn with_read_buffer<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < bytes {
+            buffer.resize(bytes, 0);
+        }
+        let done = work(buffer.get_mut(..bytes).unwrap_or_default());
+        if buffer.len() > KEPT_READ_BUFFER_BYTES {
+            *buffer = Vec::new();
+        }
+        done
+    })
 }
