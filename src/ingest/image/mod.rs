@@ -5,10 +5,16 @@
 //! | module | holds |
 //! |---|---|
 //! | `disk` | the file: its name and attributes, and how a state of it begins |
+//! | [`extents`] | lists of changed extents: our JSON, qemu-img's map, thin_delta |
+//! | [`nbd`] | a client of NBD servers: content, holes, dirty bitmaps |
 //! | [`rbd`] | decoders of Ceph's `rbd export-diff` and `rbd export` |
 
 pub mod disk;
+pub mod extents;
+pub mod nbd;
 pub mod rbd;
+#[cfg(test)]
+mod tests;
 
 use crate::{Error, ErrorKind};
 

@@ -4,10 +4,10 @@ use super::*;
 use crate::Result;
 use crate::ingest::change::{Change, Decode, Step};
 use crate::ingest::image::disk::Disk;
+use crate::ingest::image::tests::corpus;
 use proptest::prelude::*;
 use repo_format::Time;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Command;
 
 fn disk() -> Disk {
@@ -95,16 +95,6 @@ fn decode(bytes: &[u8], step: usize) -> Result<Model> {
     run(&mut diffs(), bytes, step, &mut model).map(|()| model)
 }
 
-fn corpus() -> Option<PathBuf> {
-    let given = std::env::var_os("RELICT_CORPUS").map(PathBuf::from);
-    let dir = given.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus"));
-    if !dir.join("rbd-s41").is_dir() {
-        println!("SKIPPED: there is no corpus at {}; RELICT_CORPUS says where it is", dir.display());
-        return None;
-    }
-    Some(dir)
-}
-
 fn sha256(bytes: &[u8]) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
@@ -114,7 +104,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 #[test]
 fn real_chains_give_the_images_that_they_are_of() {
-    let Some(corpus) = corpus() else { return };
+    let Some(corpus) = corpus("rbd-s41") else { return };
     let read = |name: &str| std::fs::read(corpus.join("rbd-s41").join(name)).unwrap();
     let expected = String::from_utf8(read("expected.sha256")).unwrap();
     let chains: [&[&str]; 4] = [
@@ -153,7 +143,7 @@ fn real_chains_give_the_images_that_they_are_of() {
 
 #[test]
 fn hostile_streams_are_judged_as_the_list_says() {
-    let Some(corpus) = corpus() else { return };
+    let Some(corpus) = corpus("rbd-s41") else { return };
     let list = std::fs::read_to_string(corpus.join("malformed/cases.jsonl")).unwrap();
     let mut seen = 0;
     for line in list.lines() {
