@@ -114,7 +114,7 @@ pub fn run(context: &Context, args: BackupArgs) -> Result<Outcome> {
     Ok(if done.report.errors == 0 { Outcome::Complete } else { Outcome::Partial })
 }
 
-fn println_json(value: &serde_json::Value) {
+pub(super) fn println_json(value: &serde_json::Value) {
     let mut out = Out::new();
     // The restore point is sealed: that nobody listens any more does not change that.
     let _ = out.json(value).and_then(|()| out.finish());
@@ -174,7 +174,7 @@ fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-fn host() -> Vec<u8> {
+pub(super) fn host() -> Vec<u8> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { b"localhost".to_vec() } else { name.trim().as_bytes().to_vec() }
 }
@@ -190,7 +190,7 @@ fn source_of(paths: &[PathBuf]) -> Vec<u8> {
     name
 }
 
-fn now() -> Time {
+pub(super) fn now() -> Time {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     Time { sec: since.as_secs().cast_signed(), nsec: since.subsec_nanos() }
 }
@@ -265,12 +265,12 @@ impl Summary<'_> {
     }
 }
 
-fn directories(number: u64) -> String {
+pub(super) fn directories(number: u64) -> String {
     if number == 1 { "1 directory".to_owned() } else { format!("{} directories", count(number)) }
 }
 
 /// What is not in the restore point, or not as it should be, and what to do about it.
-fn left_out(findings: &[Finding], errors: u64, warnings: u64, verbose: bool) -> Vec<String> {
+pub(super) fn left_out(findings: &[Finding], errors: u64, warnings: u64, verbose: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let of = |severity: Severity| findings.iter().filter(move |f| f.severity == severity);
     let mut list = |severity: Severity, total: u64, heading: String| {
@@ -297,7 +297,7 @@ fn is_are(number: u64) -> String {
     if number == 1 { "1 file is".to_owned() } else { format!("{} files are", count(number)) }
 }
 
-fn finding_json(finding: &Finding) -> serde_json::Value {
+pub(super) fn finding_json(finding: &Finding) -> serde_json::Value {
     let severity = match finding.severity {
         Severity::Note => "note",
         Severity::Warning => "warning",

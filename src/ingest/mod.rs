@@ -13,6 +13,7 @@
 //! | `file`, `source` | one file; the operating system in the tree's types |
 //! | [`change`] | the one language of streams |
 //! | [`image`] | disk images: RBD streams, NBD servers, changed extents, raw disks |
+//! | [`stream`] | from changes to sealed points |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
 
@@ -36,6 +37,7 @@ mod seen;
 pub mod sink;
 mod small;
 mod source;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 mod walker;
