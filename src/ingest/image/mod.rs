@@ -20,5 +20,5 @@ use crate::{Error, ErrorKind};
 
 /// Input that is not what its format allows.
 fn bad(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Damaged, what)
+    Error::new(ErrorKind::BadInput, what)
 }

@@ -45,7 +45,7 @@ pub fn parse(text: &[u8]) -> Result<ExtentList> {
             Event::Empty(element) => parser.start(&element, true)?,
             // The reader has seen to it that it ends what is open.
             Event::End(_) => parser.end(),
-            Event::Text(text) if text.iter().all(u8::is_ascii_whitespace) => {}
+            Event::Text(text) if text.bytes().all(|byte| byte.is_ascii_whitespace()) => {}
             Event::Decl(_) | Event::Comment(_) => {}
             Event::Eof => break,
             _ => return Err(wrong(&"there is text in it")),
