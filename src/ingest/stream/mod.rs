@@ -37,6 +37,8 @@ pub struct StreamOptions {
     pub tags: Vec<Vec<u8>>,
     /// What the record says beside what the stream itself gives rise to: fallbacks taken, and why.
     pub notes: Vec<Vec<u8>>,
+    /// Fields of the record that are the producer's own (SPEC.md section 8), ascending by tag.
+    pub extra: Vec<(u16, Vec<u8>)>,
     /// The producer.
     pub kind: SourceKind,
     /// Where parents are looked for.

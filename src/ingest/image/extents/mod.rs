@@ -46,6 +46,11 @@ pub struct ExtentList {
 }
 
 impl ExtentList {
+    /// A list of `ranges`, which ascend and do not overlap, of a disk of `size` bytes.
+    pub(super) fn new(base: &[u8], size: u64, ranges: Vec<ChangedRange>) -> Self {
+        Self { base: Some(base.to_vec()), size: Some(size), ranges, at: size }
+    }
+
     /// Adds the next range; unchanged ones too, so that their order is looked at.
     fn add(&mut self, offset: u64, len: u64, changed: Option<bool>) -> Result<()> {
         let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_BYTES);

@@ -220,6 +220,12 @@ impl<S: Read + Write> Session<S> {
         &self.offered_bitmaps
     }
 
+    /// Whether nothing more can be asked.
+    #[must_use]
+    pub const fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Fills `out` with the disk's content from `offset`.
     ///
     /// # Errors
@@ -335,6 +341,21 @@ impl<S: Read + Write> Session<S> {
             at += known;
         }
         Ok(maps)
+    }
+
+    /// What a context, which must be there, says of the disk from `offset` on: as far as one answer goes, at
+    /// least one byte.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn status(&mut self, name: &str, offset: u64) -> Result<Vec<Run>> {
+        // Questions begin and end at blocks.
+        let at = offset - offset % u64::from(self.min_block);
+        let len = STATUS_BYTES.min(self.size.saturating_sub(at));
+        let answers = self.in_step(|session| session.block_status(&[name], at, len as u32))?;
+        let mut runs = Vec::new();
+        add_runs(&mut runs, at, len, answers.first().map_or(&[], Vec::as_slice))?;
+        Ok(runs)
     }
 
     /// One question; the answers in the order of `names`, none empty.
