@@ -1,7 +1,7 @@
 //! Decoder of RBD diffs, alone, one after the other, or in the container of `rbd export --export-format 2`.
 
 use super::record::{Record, parse, shown, u64_at};
-use super::{MAX_SNAPSHOT_NAME_BYTES, PIECE_BYTES, state_id};
+use super::{MAX_SNAPSHOT_NAME_BYTES, PIECE_BYTES, snapshot_id};
 use crate::Result;
 use crate::catalog::points::printable;
 use crate::ingest::change::{Change, Decode, Step};
@@ -43,7 +43,6 @@ enum Then {
 #[derive(Debug)]
 pub struct DiffDecoder {
     disk: Disk,
-    source: Vec<u8>,
     at: At,
     doing: &'static str,
     version_2: bool,
@@ -70,12 +69,11 @@ struct Diff {
 }
 
 impl DiffDecoder {
-    /// For diffs of the image that the repository knows as `source`, as the file `disk`.
+    /// For diffs of the image that is the file `disk`.
     #[must_use]
-    pub fn new(source: &[u8], disk: Disk) -> Self {
+    pub fn new(disk: Disk) -> Self {
         Self {
             disk,
-            source: source.to_vec(),
             at: At::Magic,
             doing: "the first bytes",
             version_2: false,
@@ -225,8 +223,8 @@ impl DiffDecoder {
                 let (from, last) = (name(&diff.from), name(&self.last));
                 return Err(bad(format!("a diff from {from} follows one that led to {last}")));
             }
-            diff.id = state_id(&self.source, diff.to.as_deref().unwrap_or_default());
-            diff.parent = diff.from.as_ref().map(|from| state_id(&self.source, from));
+            diff.id = snapshot_id(diff.to.as_deref())?;
+            diff.parent.clone_from(&diff.from);
             diff.opening = Some(Opening::default());
             self.doing = "a diff's content";
         }

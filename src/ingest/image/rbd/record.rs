@@ -78,9 +78,7 @@ fn name(tag: u8, head: usize, body: &[u8], declared: Option<u64>) -> Result<Pars
         return Err(bad(format!("a snapshot's name of {len} bytes; they have 1 to {MAX_SNAPSHOT_NAME_BYTES}")));
     }
     let Some(name) = body.get(4..4 + len) else { return Ok(Err(head + 4 + len)) };
-    if name.iter().any(|byte| matches!(byte, 0 | b'@' | b'/')) {
-        return Err(bad(format!("'{}' cannot be a snapshot's name", crate::catalog::points::printable(name))));
-    }
+    super::snapshot_id(Some(name))?;
     let record = if tag == b'f' { Record::From(name) } else { Record::To(name) };
     Ok(Ok((head + 4 + len, record)))
 }

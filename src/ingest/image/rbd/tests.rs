@@ -15,7 +15,7 @@ fn disk() -> Disk {
 }
 
 fn diffs() -> DiffDecoder {
-    DiffDecoder::new(b"ceph:vm", disk())
+    DiffDecoder::new(disk())
 }
 
 /// Larger disks than this are not built, so that damaged sizes cost nothing.
@@ -122,14 +122,14 @@ fn real_chains_give_the_images_that_they_are_of() {
             let mut checked = 0;
             for line in expected.lines() {
                 let snapshot = line.rsplit('/').next().unwrap().trim_end_matches(".raw");
-                if let Some(content) = model.states.get(&state_id(b"ceph:vm", snapshot.as_bytes())) {
+                if let Some(content) = model.states.get(snapshot.as_bytes()) {
                     assert_eq!(sha256(content), line[..64], "{snapshot} of {chain:?}");
                     checked += 1;
                 }
             }
             assert_eq!(checked, if chain.len() == 2 && chain[1] == "s1-s3.v1.rbd" { 2 } else { 4 });
             if chain[0] == "vol.export2.rbd" {
-                assert_eq!(model.states[&b"ceph:vm@"[..]], model.states[&b"ceph:vm@s4"[..]]);
+                assert_eq!(model.states[&b"@head"[..]], model.states[&b"s4"[..]]);
             }
         }
     }
@@ -157,7 +157,7 @@ fn hostile_streams_are_judged_as_the_list_says() {
         let result = decode(&bytes, 5);
         assert_eq!(result.is_ok(), case["expect"] == "accept", "{name}: {result:?}");
         if name == "r-v2-skip.rbd" {
-            let content = &result.unwrap().states[&b"ceph:vm@"[..]];
+            let content = &result.unwrap().states[&b"@head"[..]];
             assert!(content.len() == 4096 && content.starts_with(b"abcd\0") && content[4..].iter().all(|b| *b == 0));
         }
     }
@@ -209,7 +209,7 @@ fn what_is_refused_and_in_which_words() {
 fn holes_past_the_end_are_cut_off() {
     let records = [numbers(b's', &[8192]), numbers(b'w', &[0, 3]), b"abc".to_vec(), numbers(b'z', &[1, 1 << 40]), numbers(b'z', &[9000, 5]), b"e".to_vec()];
     let model = decode(&v1(&records), 1).unwrap();
-    let content = &model.states[&b"ceph:vm@"[..]];
+    let content = &model.states[&b"@head"[..]];
     assert!(content.len() == 8192 && content[0] == b'a' && content[1..].iter().all(|b| *b == 0));
 }
 
