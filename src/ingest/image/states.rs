@@ -1,17 +1,16 @@
 //! What restore points record of a disk's states (SPEC.md section 15).
 
+use crate::ingest::stream::states::TAG_STATE;
 use repo_format::PointRecord;
 use std::ops::Range;
 
-/// Tag of the state's id in a point's record.
-const STATE_ID: u16 = 0x8001;
 /// Tag of the ranges of a disk that are zeros in the point, whatever the disk had there.
 pub const LEFT_OUT: u16 = 0x8010;
 
 /// The id of the state that a point holds.
 #[must_use]
 pub fn id(point: &PointRecord) -> Option<&[u8]> {
-    field(point, STATE_ID)
+    field(point, TAG_STATE)
 }
 
 /// Ranges that were left out, as pairs of first byte and length, u64 each.
