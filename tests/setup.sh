@@ -17,7 +17,7 @@ want mkfs.ext4 e2fsprogs
 want python3 python3
 want tar tar
 want qemu-nbd qemu-utils
-want nbd-server nbd-server
+want nbdkit nbdkit
 want sfdisk fdisk
 want zstd zstd
 [ -x /usr/sbin/thin_delta ] || want thin_delta thin-provisioning-tools

@@ -1,4 +1,4 @@
-//! `relict ingest image` and `relict ingest rbd` with the programs that disks come from: QEMU's servers and tools, nbd-server,
+//! `relict ingest image` and `relict ingest rbd` with the programs that disks come from: QEMU's servers and tools, nbdkit,
 //! thin_delta, sfdisk, mkswap; and with real RBD streams of the corpus.
 //!
 //! | module | holds |

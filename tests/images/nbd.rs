@@ -65,7 +65,7 @@ fn content_of_every_format_that_qemu_makes() {
         let mut session = open(&server.uri, &[ALLOCATION]);
         let maps = session.map(&[ALLOCATION], &|| Ok(())).unwrap();
         let zeros: Vec<_> = maps[0].iter().filter(|run| run.flags & 2 != 0).collect();
-        assert!(!zeros.is_empty(), "{format} knows of no zeros");
+        assert!(!zeros.is_empty() || !["raw", "qcow2"].contains(&format), "{format} knows of no zeros");
         for run in zeros {
             let end = ((run.offset + run.len) as usize).min(disk.len());
             assert!(disk[run.offset as usize..end].iter().all(|byte| *byte == 0), "{format}: {run:?}");
@@ -153,9 +153,24 @@ fn an_export_that_is_not_there_is_named_with_those_that_are() {
     assert!(code == 2 && said.contains("TLS is not supported"), "{said}");
 }
 
-/// A disk with bad sectors, by QEMU's own fault injection.
 #[test]
 fn what_a_server_cannot_read_ends_the_ingest_and_is_named() {
+    if !have(&["nbdkit"]) {
+        return;
+    }
+    let rig = Rig::new();
+    let socket = rig.path("faulty.sock");
+    let mut command = Command::new("nbdkit");
+    command.args(["-f", "-U"]).arg(&socket);
+    command.args(["--filter=error", "pattern", "8M", "error-pread=EIO", "error-pread-rate=100%"]);
+    let server = Server::other(&mut command, &socket, "");
+    let (code, said) = refused(&rig, &["image", "--nbd", &server.uri, "--source", "vm/sda"]);
+    assert!(code == 1 && said.contains("the NBD server could not read") && said.contains("input/output error"), "{said}");
+}
+
+/// A disk with bad sectors, by QEMU's own fault injection: QEMU ends the connection.
+#[test]
+fn a_server_that_goes_away_ends_the_ingest() {
     if !have(&["qemu-nbd"]) {
         return;
     }
@@ -171,12 +186,13 @@ fn what_a_server_cannot_read_ends_the_ingest_and_is_named() {
     ));
     let server = Server::other(&mut command, &socket, "disk");
     let (code, said) = refused(&rig, &["image", "--nbd", &server.uri, "--source", "vm/sda"]);
-    assert!(code == 1 && said.contains("the NBD server could not read") && said.contains("input/output error"), "{said}");
+    assert!(code == 1 && said.contains("the NBD server ended the connection"), "{said}");
+    assert!(said.contains("QEMU does that when it cannot read its own disk"), "{said}");
 }
 
 #[test]
 fn a_server_without_structured_replies() {
-    if !have(&["nbd-server"]) {
+    if !have(&["nbdkit"]) {
         return;
     }
     let mut random = Random::from_env();
@@ -184,17 +200,11 @@ fn a_server_without_structured_replies() {
     let (raw, socket) = (dir.path().join("disk.raw"), dir.path().join("s"));
     let disk = scribbled(&mut random);
     write_sparse(&raw, &disk);
-    let config = dir.path().join("config");
-    let text = format!("[generic]\nunixsock = {}\nport = 0\n[sda]\nexportname = {}\nreadonly = true\n", socket.display(), raw.display());
-    std::fs::write(&config, text).unwrap();
-    let mut command = Command::new("nbd-server");
-    command.args(["-d", "-C"]).arg(&config);
-    let server = Server::other(&mut command, &socket, "sda");
-    let mut content = read_all(&server.uri, &mut random);
-    assert!(content.len() > disk.len() - 4096, "{}", content.len());
-    content.resize(disk.len(), 0);
-    let same = content.len().min(disk.len() - disk.len() % 4096);
-    assert!(content[..same] == disk[..same]);
+    let mut command = Command::new("nbdkit");
+    command.args(["-f", "-r", "--no-sr", "-U"]).arg(&socket).arg("file").arg(&raw);
+    let server = Server::other(&mut command, &socket, "");
+    assert!(!open(&server.uri, &[ALLOCATION]).has_context(ALLOCATION));
+    assert!(read_all(&server.uri, &mut random) == disk);
 }
 
 #[test]

@@ -47,8 +47,17 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Asked to end, it leaves its image in order.
+        let id = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-CONT", &id]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill").args(["-TERM", &id]).stderr(Stdio::null()).status();
+        let begun = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if begun.elapsed() > Duration::from_secs(5) {
+                let _ = self.child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -89,6 +98,12 @@ impl Server {
     /// Any other server that makes a socket.
     pub fn other(command: &mut Command, socket: &Path, export: &str) -> Self {
         Self::start(command, socket, export)
+    }
+
+    /// Ends it as a power failure does.
+    pub fn crash(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub fn stop_answering(&self) {

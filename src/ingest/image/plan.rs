@@ -117,7 +117,8 @@ impl Planner<'_> {
         if let Some(beyond) = ranges.iter().find(|range| range.offset >= size && !range.zero) {
             return Ok(Err(format!("it names a range at {}, and the disk has {size} bytes", beyond.offset)));
         }
-        if let Some(place) = self.disagreement(disk, &base, &ranges)? {
+        let left_out = states::left_out(point);
+        if let Some(place) = self.disagreement(disk, &base, &ranges, &left_out)? {
             return Ok(Err(format!("the disk differs from its base at {place}, where nothing should have changed: it is another base's")));
         }
         let bytes = ranges.iter().map(|range| range.len).sum::<u64>();
@@ -133,7 +134,7 @@ impl Planner<'_> {
             range.len = range.len.min(size.saturating_sub(range.offset));
             range.len > 0
         });
-        let kept = states::left_out(point).into_iter().filter(|range| !self.zeros.contains(range));
+        let kept = left_out.into_iter().filter(|range| !self.zeros.contains(range));
         ranges.extend(kept.filter(|range| range.start < size).map(|range| ChangedRange {
             offset: range.start,
             len: range.end.min(size) - range.start,
@@ -170,13 +171,19 @@ impl Planner<'_> {
         Ok(Err(format!("no restore point of this source is its base, the state '{}' (there: {there}{more})", printable(name))))
     }
 
-    /// A place that should be as in the base, and is not.
-    fn disagreement(&self, disk: &mut dyn BlockSource, base: &BaseDisk<'_>, ranges: &[ChangedRange]) -> Result<Option<u64>> {
+    /// A place that should be as in the base, and is not. Nothing is asked of what was or is left out.
+    fn disagreement(
+        &self,
+        disk: &mut dyn BlockSource,
+        base: &BaseDisk<'_>,
+        ranges: &[ChangedRange],
+        left_out: &[Range<u64>],
+    ) -> Result<Option<u64>> {
         let end = base.size().min(disk.size());
         let step = (end / SAMPLES).max(1);
         let changed = |range: &Range<u64>| {
             let first = ranges.partition_point(|changed| changed.offset + changed.len <= range.start);
-            ranges.get(first).is_some_and(|changed| changed.offset < range.end) || self.zeros.iter().any(|zeros| overlap(zeros, range))
+            ranges.get(first).is_some_and(|changed| changed.offset < range.end) || self.zeros.iter().chain(left_out).any(|zeros| overlap(zeros, range))
         };
         for sample in 0..SAMPLES {
             // Spread over the disk, and at other places from base to base.
