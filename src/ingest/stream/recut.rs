@@ -46,8 +46,8 @@ pub(super) struct Recut<'r, 's> {
 enum Span {
     /// Zeros up to here.
     Hole(u64),
-    /// Bytes up to here.
-    Bytes(u64),
+    /// Perhaps not.
+    Bytes,
 }
 
 /// Bytes of the content around the place that is being cut.
@@ -238,7 +238,7 @@ impl<'s> Recut<'_, 's> {
         match content.piece_at(at) {
             Ok((start, piece)) => match &piece.what {
                 What::Hole => Ok(Span::Hole(piece.end)),
-                What::Spool(_) => Ok(Span::Bytes(piece.end)),
+                What::Spool(_) => Ok(Span::Bytes),
                 What::Layout(layout, from) => {
                     let from = from + (at - start);
                     let rows = Rows::of_layout(self.store.nodes(), layout, from)?;
@@ -258,7 +258,7 @@ impl<'s> Recut<'_, 's> {
         Ok(match source.next_data(path, at..end)? {
             None => Span::Hole(end),
             Some(data) if data.start > at => Span::Hole(data.start.min(end)),
-            Some(data) => Span::Bytes(data.end.clamp(at + 1, end)),
+            Some(_) => Span::Bytes,
         })
     }
 
@@ -313,25 +313,30 @@ impl<'s> Recut<'_, 's> {
         let end = from + out.len() as u64;
         while let Some((start, row)) = rows.next()?.filter(|(start, _)| *start < end) {
             let (first, last) = (start.max(from), (start + u64::from(row.len)).min(end));
-            let chunk = self.chunk(&row.chunk)?;
             let skip = u64::from(row.skip) + (first - start);
             let place = |from: u64, to: u64| Some(usize::try_from(from).ok()?..usize::try_from(to).ok()?);
-            let bytes = place(skip, skip + (last - first)).and_then(|range| chunk.get(range));
-            let target = place(first - from, last - from).and_then(|range| out.get_mut(range));
-            match (bytes, target) {
-                (Some(bytes), Some(target)) => target.copy_from_slice(bytes),
-                _ => return Err(Error::damaged(format!("chunk {} is shorter than its extent", row.chunk))),
+            let (bytes, target) = (place(skip, skip + (last - first)), place(first - from, last - from));
+            let mut copied = false;
+            self.chunk(&row.chunk, &mut |chunk| {
+                let bytes = bytes.clone().and_then(|range| chunk.get(range));
+                if let (Some(bytes), Some(target)) = (bytes, target.clone().and_then(|range| out.get_mut(range))) {
+                    target.copy_from_slice(bytes);
+                    copied = true;
+                }
+            })?;
+            if !copied {
+                return Err(Error::damaged(format!("chunk {} is shorter than its extent", row.chunk)));
             }
         }
         Ok(())
     }
 
-    fn chunk(&mut self, id: &ChunkId) -> Result<super::store::Bytes> {
-        match self.store.chunk(id) {
+    fn chunk(&mut self, id: &ChunkId, with: &mut dyn FnMut(&[u8])) -> Result<()> {
+        match self.store.chunk(id, with) {
             // It may be one of this run that no reader can find yet.
             Err(_) if self.pipeline.is_unsettled() => {
                 self.pipeline.settle()?;
-                self.store.chunk(id)
+                self.store.chunk(id, with)
             }
             result => result,
         }
@@ -342,7 +347,7 @@ impl<'s> Recut<'_, 's> {
 fn span_of(mut rows: Rows<'_>, from: u64, at: u64, end: u64) -> Span {
     match rows.peek() {
         Some((start, _)) if start > from => Span::Hole((at + (start - from)).min(end)),
-        Some((start, row)) => Span::Bytes((at + (start + u64::from(row.len) - from)).min(end)),
+        Some(_) => Span::Bytes,
         None => Span::Hole(end),
     }
 }
