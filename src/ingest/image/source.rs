@@ -59,6 +59,7 @@ impl RawDisk {
         }
         // The end of a device is its size; its stat says 0.
         let size = check_size(file.seek(SeekFrom::End(0)).map_err(failed)?)?;
+        os::fadvise_sequential(&file);
         Ok(Self { file, path: path.to_owned(), size, stat })
     }
 
@@ -111,6 +112,8 @@ pub struct NbdDisk {
     session: Session<Socket>,
     /// What the server said last about zeros: the range, and its runs.
     known: (Range<u64>, Vec<Run>),
+    /// Up to here data was found, which will be wanted.
+    wanted: u64,
 }
 
 impl NbdDisk {
@@ -120,7 +123,7 @@ impl NbdDisk {
     /// As [`connect`].
     pub fn open(uri: &NbdUri, context: Option<&str>) -> Result<Self> {
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(context).collect();
-        Ok(Self { session: connect(uri, &contexts, SILENCE)?, known: (0..0, Vec::new()) })
+        Ok(Self { session: connect(uri, &contexts, SILENCE)?, known: (0..0, Vec::new()), wanted: 0 })
     }
 
     /// The conversation, for what is not content.
@@ -140,11 +143,12 @@ impl BlockSource for NbdDisk {
     }
 
     fn read(&mut self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.session.read(offset, out)
+        self.session.read_ahead(offset, out, self.wanted)
     }
 
     fn next_data(&mut self, within: Range<u64>) -> Result<Option<Range<u64>>> {
         if !self.session.has_context(ALLOCATION) {
+            self.wanted = within.end;
             return Ok(Some(within));
         }
         let mut at = within.start;
@@ -159,6 +163,7 @@ impl BlockSource for NbdDisk {
                 if run.flags & NBD_ZERO == 0
                     && let Some(found) = clip(range, &(at..within.end))
                 {
+                    self.wanted = found.end;
                     return Ok(Some(found));
                 }
             }

@@ -1,14 +1,15 @@
 //! One conversation with an NBD server, over anything that reads and writes: handshake, then requests.
 //!
 //! A server is not trusted: each answer is held against the question, so nothing is written beside the
-//! buffer it is for, no byte asked for stays unset, and no length makes memory. Requests of one read are
-//! under way together; answers may come in any order and in parts.
+//! buffer it is for, no byte asked for stays unset, and no length makes memory. Several requests are under
+//! way together; answers may come in any order and in parts.
 
 use super::wire::{self, ChunkKind, Command, Info, Opt, OptionReply, StatusExtent};
 use crate::catalog::points::printable;
 use crate::ingest::image::bad;
 use crate::ingest::image::disk::check_size;
 use crate::{Error, ErrorKind, Result};
+use std::collections::VecDeque;
 use std::io::{BufReader, Read, Write};
 
 /// Bytes of one request to read; servers split larger ones anyway.
@@ -57,6 +58,10 @@ pub struct Session<S> {
     contexts: Vec<Context>,
     offered_bitmaps: Vec<String>,
     cookie: u64,
+    /// Requests under way, and answers that were not taken yet: one row of the disk.
+    ahead: VecDeque<Request>,
+    /// Buffers to use again.
+    spare: Vec<Vec<u8>>,
     /// Whether question and answer may be out of step.
     broken: bool,
 }
@@ -68,14 +73,17 @@ struct Context {
     name: String,
 }
 
-/// One request of a read.
-struct Request<'o> {
+/// A request to read that was sent, until its bytes were taken.
+#[derive(Debug)]
+struct Request {
+    cookie: u64,
     offset: u64,
-    out: &'o mut [u8],
-    /// Ranges that were answered, in the order of answers, as offsets in `out`.
+    bytes: Vec<u8>,
+    /// Ranges that were answered, in the order of answers, as offsets in `bytes`.
     parts: Vec<(usize, usize)>,
     done: bool,
-    failed: bool,
+    /// What the server could not do.
+    failed: Option<Error>,
 }
 
 impl<S: Read + Write> Session<S> {
@@ -93,6 +101,8 @@ impl<S: Read + Write> Session<S> {
             contexts: Vec::new(),
             offered_bitmaps: Vec::new(),
             cookie: 0,
+            ahead: VecDeque::new(),
+            spare: Vec::new(),
             broken: true,
         };
         let flags = wire::greeting(&mut session.stream)?;
@@ -232,19 +242,36 @@ impl<S: Read + Write> Session<S> {
     /// Past the disk's end; when the server cannot read, in its words; when it goes away or talks nonsense,
     /// after which nothing more can be asked.
     pub fn read(&mut self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.read_ahead(offset, out, 0)
+    }
+
+    /// As [`Session::read`], and asks for what follows up to `until` already, which a next read then finds under
+    /// way: the server is never idle while the content before is worked on.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn read_ahead(&mut self, offset: u64, out: &mut [u8], until: u64) -> Result<()> {
         let end = offset.checked_add(out.len() as u64).filter(|end| *end <= self.size);
         let Some(end) = end else { return Err(bad(format!("a read past the disk's end, at {offset}"))) };
-        let block = u64::from(self.min_block);
-        let aligned_end = end.next_multiple_of(block).min(self.size);
-        if offset % block == 0 && aligned_end == end {
-            return self.in_step(|session| session.read_aligned(offset, out));
-        }
-        let start = offset - offset % block;
-        let mut whole = vec![0; usize::try_from(aligned_end - start).unwrap_or(usize::MAX)];
-        self.in_step(|session| session.read_aligned(start, &mut whole))?;
-        let from = usize::try_from(offset - start).unwrap_or_default();
-        out.copy_from_slice(whole.get(from..from + out.len()).unwrap_or_default());
-        Ok(())
+        self.in_step(|session| {
+            let (mut at, mut out) = (offset, out);
+            while !out.is_empty() {
+                session.ask_from(at, end.max(until))?;
+                session.wait_for_front()?;
+                // An answer that failed is told once; who reads there again asks again.
+                if let Some(error) = session.ahead.pop_front_if(|front| front.failed.is_some()).and_then(|front| front.failed) {
+                    return Ok(Err(error));
+                }
+                let Some(front) = session.ahead.front() else { break };
+                let from = usize::try_from(at - front.offset).unwrap_or(usize::MAX);
+                let bytes = front.bytes.get(from..).unwrap_or_default();
+                let (part, rest) = out.split_at_mut(bytes.len().min(out.len()));
+                part.copy_from_slice(bytes.get(..part.len()).unwrap_or_default());
+                at += part.len() as u64;
+                out = rest;
+            }
+            Ok(Ok(()))
+        })
     }
 
     /// Does something that leaves the session broken if it ends half way.
@@ -257,49 +284,73 @@ impl<S: Read + Write> Session<S> {
         answered
     }
 
-    /// The outer error is the conversation's end, the inner one what the server could not do.
-    fn read_aligned(&mut self, offset: u64, out: &mut [u8]) -> Result<Result<()>> {
-        let base = self.cookie;
-        let bytes = u64::from(self.request_bytes);
-        let mut requests: Vec<Request<'_>> = (0..)
-            .zip(out.chunks_mut(self.request_bytes as usize))
-            .map(|(n, out)| Request { offset: offset + n * bytes, out, parts: Vec::new(), done: false, failed: false })
-            .collect();
-        self.cookie = self.cookie.wrapping_add(requests.len() as u64);
-        let (mut sent, mut finished, mut result) = (0, 0, Ok(()));
-        while finished < requests.len() {
-            let until = requests.len().min(finished + DEPTH);
-            let cookies = (base..).skip(sent);
-            let ask = |(request, cookie): (&Request<'_>, u64)| {
-                wire::request(Command::Read, cookie, request.offset, request.out.len() as u32)
-            };
-            let new: Vec<_> = requests.get(sent..until).unwrap_or_default().iter().zip(cookies).map(ask).collect();
-            if !new.is_empty() {
-                self.send(&new.concat())?;
-                sent = until;
+    /// Makes the request that holds `at` the front of those under way, and sends as many more behind it as may be, up
+    /// to `until`.
+    fn ask_from(&mut self, at: u64, until: u64) -> Result<()> {
+        while let Some(front) = self.ahead.front() {
+            if (front.offset..front.end()).contains(&at) && front.failed.is_none() {
+                break;
             }
+            self.wait_for_front()?;
+            self.spare.extend(self.ahead.pop_front().map(|front| front.bytes));
+        }
+        let block = u64::from(self.min_block);
+        let until = until.checked_next_multiple_of(block).unwrap_or(until).min(self.size);
+        let mut next = self.ahead.back().map_or(at - at % block, Request::end);
+        let mut sent = Vec::new();
+        while next < until && self.ahead.len() < DEPTH {
+            let len = (until - next).min(u64::from(self.request_bytes)) as u32;
+            let mut bytes = self.spare.pop().unwrap_or_default();
+            bytes.resize(len as usize, 0);
+            let cookie = self.next_cookie();
+            sent.extend(wire::request(Command::Read, cookie, next, len));
+            self.ahead.push_back(Request { cookie, offset: next, bytes, parts: Vec::new(), done: false, failed: None });
+            next += u64::from(len);
+        }
+        if sent.is_empty() { Ok(()) } else { self.send(&sent) }
+    }
+
+    const fn next_cookie(&mut self) -> u64 {
+        let cookie = self.cookie;
+        self.cookie = self.cookie.wrapping_add(1);
+        cookie
+    }
+
+    /// Takes answers until the first request under way has its own.
+    fn wait_for_front(&mut self) -> Result<()> {
+        while self.ahead.front().is_some_and(|front| !front.done) {
             let chunk = wire::chunk(&mut self.stream, self.structured)?;
-            let index = usize::try_from(chunk.cookie.wrapping_sub(base)).unwrap_or(usize::MAX);
-            let request = requests.get_mut(index).filter(|request| index < sent && !request.done);
-            let request = request.ok_or_else(|| bad("the NBD server answers what it was not asked"))?;
-            if let Some(error) = self.take_part(request, chunk.kind)? {
-                request.failed = true;
-                result = result.and(Err(error));
-            }
+            let asked = self.ahead.iter().position(|request| request.cookie == chunk.cookie && !request.done);
+            // Its buffer is lent out of the row while it is filled.
+            let request = asked.and_then(|at| self.ahead.get_mut(at)).map(std::mem::take);
+            let mut request = request.ok_or_else(|| bad("the NBD server answers what it was not asked"))?;
+            let failed = self.take_part(&mut request, chunk.kind)?;
+            request.failed = request.failed.or(failed);
             if chunk.done {
                 request.finish()?;
-                finished += 1;
+            }
+            if let Some(place) = asked.and_then(|at| self.ahead.get_mut(at)) {
+                *place = request;
             }
         }
-        Ok(result)
+        Ok(())
+    }
+
+    /// Takes all answers that are due, so that something else can be asked.
+    fn wait_for_all(&mut self) -> Result<()> {
+        for _ in 0..self.ahead.len() {
+            self.wait_for_front()?;
+            self.ahead.rotate_left(1);
+        }
+        Ok(())
     }
 
     /// Takes a part of an answer to a read. Gives the error if that is what it is.
-    fn take_part(&mut self, request: &mut Request<'_>, kind: ChunkKind) -> Result<Option<Error>> {
+    fn take_part(&mut self, request: &mut Request, kind: ChunkKind) -> Result<Option<Error>> {
         match kind {
             ChunkKind::None { simple: false } => {}
             ChunkKind::None { simple: true } if !self.structured => {
-                let len = request.out.len();
+                let len = request.bytes.len();
                 let out = request.part(request.offset, len)?;
                 wire::fill(&mut self.stream, out)?;
             }
@@ -310,7 +361,7 @@ impl<S: Read + Write> Session<S> {
             ChunkKind::Hole { offset, len } => request.part(offset, len as usize)?.fill(0),
             ChunkKind::Error { number, message, rest } => {
                 let message = wire::message(&mut self.stream, message, rest)?;
-                let (bytes, offset) = (request.out.len(), request.offset);
+                let (bytes, offset) = (request.bytes.len(), request.offset);
                 return Ok(Some(server_error(&format!("read {bytes} bytes at {offset}"), number, &message)));
             }
             ChunkKind::Status { .. } | ChunkKind::None { simple: true } => {
@@ -360,8 +411,8 @@ impl<S: Read + Write> Session<S> {
 
     /// One question; the answers in the order of `names`, none empty.
     fn block_status(&mut self, names: &[&str], offset: u64, len: u32) -> Result<Result<Vec<Vec<StatusExtent>>>> {
-        let cookie = self.cookie;
-        self.cookie = self.cookie.wrapping_add(1);
+        self.wait_for_all()?;
+        let cookie = self.next_cookie();
         self.send(&wire::request(Command::BlockStatus, cookie, offset, len))?;
         let mut answers: Vec<Vec<StatusExtent>> = vec![Vec::new(); names.len()];
         let mut result = Ok(());
@@ -408,19 +459,30 @@ impl<S: Read + Write> Session<S> {
     }
 }
 
-impl Request<'_> {
+impl Default for Request {
+    /// What stands in the row while the buffer is lent.
+    fn default() -> Self {
+        Self { cookie: 0, offset: 0, bytes: Vec::new(), parts: Vec::new(), done: true, failed: None }
+    }
+}
+
+impl Request {
+    const fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+
     /// The part of the buffer that an answer is for, which must lie in it.
     fn part(&mut self, offset: u64, len: usize) -> Result<&mut [u8]> {
         let wrong = || bad(format!("the NBD server sends {len} bytes at {offset}, which were not asked for"));
         let start = offset.checked_sub(self.offset).and_then(|start| usize::try_from(start).ok()).ok_or_else(wrong)?;
-        let end = start.checked_add(len).filter(|end| *end <= self.out.len() && len > 0).ok_or_else(wrong)?;
+        let end = start.checked_add(len).filter(|end| *end <= self.bytes.len() && len > 0).ok_or_else(wrong)?;
         let parts = self.parts.len();
         match self.parts.last_mut() {
             Some(last) if last.1 == start => last.1 = end,
             _ if parts == MAX_PARTS => return Err(bad("the NBD server sends an answer in too many parts")),
             _ => self.parts.push((start, end)),
         }
-        self.out.get_mut(start..end).ok_or_else(wrong)
+        self.bytes.get_mut(start..end).ok_or_else(wrong)
     }
 
     /// The answer is over: every byte must have come once, or an error for them.
@@ -434,8 +496,8 @@ impl Request<'_> {
             }
             at = *end;
         }
-        let whole = at == self.out.len() && self.parts.last().is_none_or(|last| last.1 == at);
-        if whole || self.failed { Ok(()) } else { Err(bad("the NBD server's answer to a read has gaps or overlaps")) }
+        let whole = at == self.bytes.len() && self.parts.last().is_none_or(|last| last.1 == at);
+        if whole || self.failed.is_some() { Ok(()) } else { Err(bad("the NBD server's answer to a read has gaps or overlaps")) }
     }
 }
 

@@ -130,6 +130,26 @@ fn what_a_server_cannot_read_is_said_and_does_not_end_the_conversation() {
 }
 
 #[test]
+fn what_follows_is_asked_for_before_it_is_wanted() {
+    const REQUEST: usize = 512 * 1024;
+    let size = 3 * REQUEST;
+    // The last answer comes first; a question for block status waits for what is due.
+    let late = [data(1, 2, 2 * REQUEST as u64, &vec![3; REQUEST]), data(1, 0, 0, &vec![1; REQUEST])].concat();
+    let rest = [data(1, 1, REQUEST as u64, &vec![2; REQUEST]), status(0, 3, 7, &[(9, 1)]), status(1, 3, 0, &[(size as u32, 0)])].concat();
+    let mut session = open(&[handshake(size as u64), late, rest].concat()).unwrap();
+    let mut out = vec![0; 100];
+    session.read_ahead(0, &mut out, size as u64).unwrap();
+    assert_eq!(out, [1; 100]);
+    assert_eq!(session.status(BITMAP, 0).unwrap(), [session::Run { offset: 0, len: 9, flags: 1 }]);
+    // Nothing more is sent for what follows: the script is over.
+    session.read_ahead(REQUEST as u64 - 50, &mut out, size as u64).unwrap();
+    assert_eq!((&out[..50], &out[50..]), (&[1; 50][..], &[2; 50][..]));
+    session.read(2 * REQUEST as u64 + 7, &mut out).unwrap();
+    assert_eq!(out, [3; 100]);
+    assert!(session.read(0, &mut out).is_err());
+}
+
+#[test]
 fn requests_keep_to_the_servers_blocks() {
     let hello = [HELLO, &reply(8, 1, b""), &reply(10, 1, b""), &reply(9, 1, b""), &export(10_000, 4096, 8192)].concat();
     // Bytes 5000 to 6000 are asked for as one block.
