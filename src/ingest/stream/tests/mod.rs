@@ -3,6 +3,7 @@
 mod law;
 mod model;
 mod scale;
+mod session;
 mod table;
 
 use super::apply::{Apply, Around, FindState, State};

@@ -64,7 +64,11 @@ impl Model {
     pub(super) fn apply(&mut self, op: &Op, states: &[Self]) -> Option<()> {
         match op {
             Op::Create(path, kind, ino) => {
-                let mode = if *kind == FileKind::Dir { 0o700 } else { 0o600 };
+                let mode = match kind {
+                    FileKind::Dir => 0o700,
+                    FileKind::Symlink => 0o777,
+                    _ => 0o600,
+                };
                 self.create(path, Item::new(*kind, mode, *ino))?;
             }
             Op::Device(path, major, minor) => {
@@ -261,6 +265,17 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What every first state begins with, so that most changes find what they are about.
+fn prelude() -> Vec<Op> {
+    let create = |(n, path): (usize, &&str)| {
+        let kind = if matches!(*path, "d" | "d/d" | "e") { FileKind::Dir } else { FileKind::File };
+        Op::Create((*path).to_owned(), kind, Some(257 + n as u64))
+    };
+    let files = PATHS.iter().take(9).filter(|path| **path != "c").enumerate().map(create);
+    let writes = ["a", "b", "d/a", "d/b"].into_iter().enumerate();
+    files.chain(writes.map(|(n, path)| Op::Write(path.to_owned(), 0, noise(n as u64, 80_000)))).collect()
+}
+
 /// Three states of changes, and how little memory there is.
 fn states() -> impl Strategy<Value = (Vec<Vec<Op>>, usize, usize)> {
     let ops = prop::collection::vec(prop::collection::vec(op(), 0..40), 1..4);
@@ -276,7 +291,8 @@ proptest! {
         let (mut model, mut models) = (Model::new(), Vec::new());
         for (number, ops) in states.iter().enumerate() {
             let (mut done, mut refused) = (Vec::new(), None);
-            for op in ops {
+            let prelude = if number == 0 { prelude() } else { Vec::new() };
+            for op in prelude.iter().chain(ops) {
                 let mut next = model.clone();
                 match next.apply(op, &models) {
                     Some(()) => {
