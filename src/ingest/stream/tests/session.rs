@@ -79,6 +79,7 @@ fn options(source: &str, scope: Scope) -> StreamOptions {
         source: source.as_bytes().to_vec(),
         tags: vec![b"tag".to_vec()],
         notes: vec![b"from the caller".to_vec()],
+        extra: Vec::new(),
         kind: SourceKind::Btrfs,
         scope,
         time: Time { sec: 1_000, nsec: 0 },
