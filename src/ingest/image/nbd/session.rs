@@ -318,7 +318,9 @@ impl<S: Read + Write> Session<S> {
 
     /// Takes answers until the first request under way has its own.
     fn wait_for_front(&mut self) -> Result<()> {
+        let mut parts = 0;
         while self.ahead.front().is_some_and(|front| !front.done) {
+            parts = one_more(parts)?;
             let chunk = wire::chunk(&mut self.stream, self.structured)?;
             let asked = self.ahead.iter().position(|request| request.cookie == chunk.cookie && !request.done);
             // Its buffer is lent out of the row while it is filled.
@@ -415,8 +417,9 @@ impl<S: Read + Write> Session<S> {
         let cookie = self.next_cookie();
         self.send(&wire::request(Command::BlockStatus, cookie, offset, len))?;
         let mut answers: Vec<Vec<StatusExtent>> = vec![Vec::new(); names.len()];
-        let mut result = Ok(());
+        let (mut result, mut parts) = (Ok(()), 0);
         loop {
+            parts = one_more(parts)?;
             let chunk = wire::chunk(&mut self.stream, self.structured)?;
             if chunk.cookie != cookie {
                 return Err(bad("the NBD server answers what it was not asked"));
@@ -518,6 +521,11 @@ fn add_runs(map: &mut Vec<Run>, at: u64, known: u64, extents: &[StatusExtent]) -
         offset += len;
     }
     Ok(())
+}
+
+/// Counts the parts of answers: a server could send empty ones for ever.
+fn one_more(parts: usize) -> Result<usize> {
+    if parts < DEPTH * MAX_PARTS { Ok(parts + 1) } else { Err(bad("the NBD server sends an answer in too many parts")) }
 }
 
 fn server_error(what: &str, number: u32, message: &str) -> Error {
