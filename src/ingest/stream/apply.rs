@@ -30,7 +30,7 @@ const DIR_MODE: u32 = 0o700;
 /// As Linux shows all of them.
 const LINK_MODE: u32 = 0o777;
 /// Bytes in the temporary file from which on everything staged is cut.
-const SPOOL_BYTES: u64 = 1 << 30;
+pub(super) const SPOOL_BYTES: u64 = 1 << 30;
 /// Changed files up to this size have their extents copied to make a layout for clones; larger ones go to a tree first.
 const SHARED_BYTES: u64 = 256 << 20;
 
@@ -71,6 +71,8 @@ pub(super) struct State<'s> {
     /// The buffer of the appender before.
     window: Vec<u8>,
     pub(super) spool: Spool,
+    /// From so many bytes in the spool on, everything staged is cut.
+    pub(super) spool_limit: u64,
     /// Files, directories, bytes: as in the base tree, until the end.
     pub(super) counts: Counts,
     /// Trees of other states, by id.
@@ -88,6 +90,7 @@ impl<'s> State<'s> {
             appender: None,
             window: Vec::new(),
             spool: Spool::new(around.limit_bytes / 8),
+            spool_limit: SPOOL_BYTES,
             counts,
             roots: HashMap::new(),
         }
@@ -137,7 +140,8 @@ impl<'s> Apply<'_, 's> {
         }
         let ready = self.pipeline.ready();
         self.absorb(ready);
-        if self.state.tree.charge_bytes > self.around.limit_bytes || self.state.spool.bytes() > SPOOL_BYTES {
+        let staged_bytes = self.state.tree.charge_bytes - self.state.tree.kept_bytes;
+        if staged_bytes > self.around.limit_bytes || self.state.spool.bytes() > self.state.spool_limit {
             self.fold(false)?;
         }
         Ok(())

@@ -210,5 +210,7 @@ impl Apply<'_, '_> {
         if state.contents.values().all(|content| content.staged.is_empty()) {
             state.spool.clear();
         }
+        // What cannot be cut yet keeps its bytes.
+        state.spool_limit = state.spool.bytes() + super::apply::SPOOL_BYTES;
     }
 }

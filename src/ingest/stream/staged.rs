@@ -62,6 +62,8 @@ pub(super) struct StagedTree<'s> {
     pub(super) orphans: Vec<ContentId>,
     /// Rough bytes of memory that all this takes.
     pub(super) charge_bytes: usize,
+    /// Of these, what moving everything to a tree would not free.
+    pub(super) kept_bytes: usize,
     /// The path that was found last, and what it names.
     last_found: Option<(Vec<u8>, u64)>,
     last_dir: Option<(Vec<u8>, u64)>,
@@ -83,6 +85,7 @@ impl<'s> StagedTree<'s> {
             lost: (0, 0, 0),
             orphans: Vec::new(),
             charge_bytes: 0,
+            kept_bytes: 0,
             last_found: None,
             last_dir: None,
         };
@@ -215,8 +218,9 @@ impl<'s> StagedTree<'s> {
 
     /// A new inode under a free name.
     pub(super) fn create(&mut self, path: &[u8], inode: Inode, wanted: Option<u64>) -> Result<u64> {
-        let (dir, name) = self.free_place(path)?;
+        // The number first: what must give it up may be the directory itself.
         let ino = self.number(wanted)?;
+        let (dir, name) = self.free_place(path)?;
         let kind = inode.kind();
         self.insert(ino, Staged::new(inode, dir, name));
         if kind == FileKind::Symlink {
@@ -492,6 +496,7 @@ impl<'s> StagedTree<'s> {
         self.dead.clear();
         self.forget();
         self.charge_bytes = self.inodes.len() * (size_of::<Staged>() + 96);
+        self.kept_bytes = self.charge_bytes;
     }
 }
 

@@ -299,7 +299,7 @@ proptest! {
                         model = next;
                         done.push(op.clone());
                     }
-                    None => refused = refused.or_else(|| Some([&done[..], &[op.clone()]].concat())),
+                    None => refused = refused.or_else(|| Some([&done[..], std::slice::from_ref(op)].concat())),
                 }
             }
             let parent = number.checked_sub(1);
