@@ -50,6 +50,7 @@ fn options() -> StreamOptions {
         source: b"bench".to_vec(),
         tags: Vec::new(),
         notes: Vec::new(),
+        extra: Vec::new(),
         kind: SourceKind::Btrfs,
         scope: Scope::Chain,
         time: Time::default(),
