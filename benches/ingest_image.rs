@@ -76,7 +76,8 @@ fn relict(repository: &Path, args: &[&str]) -> Command {
 
 fn serve(image: &Path, socket: &Path) -> Child {
     let mut command = Command::new("qemu-nbd");
-    let child = command.args(["-r", "-t", "-f", "raw", "-x", "disk", "-k"]).arg(socket).arg(image).spawn().expect("qemu-nbd");
+    let child =
+        command.args(["-r", "-t", "-f", "raw", "-x", "disk", "-k"]).arg(socket).arg(image).spawn().expect("qemu-nbd");
     while std::os::unix::net::UnixStream::connect(socket).is_err() {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -99,20 +100,30 @@ fn whole(dir: &Path, image: &Path) {
     };
     // Everybody finds the same in the page cache.
     must(Command::new("cat").arg(image));
-    let cases: [(&str, Vec<&str>); 2] =
-        [("relict backup", vec!["backup", path]), ("relict ingest image", vec!["ingest", "image", path, "--source", "vm/sda"])];
+    let cases: [(&str, Vec<&str>); 2] = [
+        ("relict backup", vec!["backup", path]),
+        ("relict ingest image", vec!["ingest", "image", path, "--source", "vm/sda"]),
+    ];
     for (name, args) in cases {
         let at = repository("relict");
         init(&at);
         row(name, size, timed(&mut relict(&at, &args)));
-        row(&format!("{name}, again"), size, timed(relict(&at, &args).args(if args[0] == "backup" { &["--force"][..] } else { &[] })));
+        row(
+            &format!("{name}, again"),
+            size,
+            timed(relict(&at, &args).args(if args[0] == "backup" { &["--force"][..] } else { &[] })),
+        );
     }
     if installed("qemu-nbd") {
         let (at, socket) = (repository("relict"), dir.join("socket"));
         init(&at);
         let mut server = serve(image, &socket);
         let uri = format!("nbd+unix:///disk?socket={}", socket.display());
-        row("relict ingest image --nbd", size, timed(&mut relict(&at, &["ingest", "image", "--nbd", &uri, "--source", "vm/sda"])));
+        row(
+            "relict ingest image --nbd",
+            size,
+            timed(&mut relict(&at, &["ingest", "image", "--nbd", &uri, "--source", "vm/sda"])),
+        );
         let _ = server.kill();
         let _ = server.wait();
     }
@@ -126,7 +137,11 @@ fn whole(dir: &Path, image: &Path) {
     if installed("borg") {
         let at = repository("borg");
         must(Command::new("borg").args(["init", "-e", "repokey-blake2"]).arg(&at));
-        row("borg", size, timed(Command::new("borg").args(["create", "-C", "zstd,3"]).arg(format!("{}::a", at.display())).arg(image)));
+        row(
+            "borg",
+            size,
+            timed(Command::new("borg").args(["create", "-C", "zstd,3"]).arg(format!("{}::a", at.display())).arg(image)),
+        );
         let _ = repository("borg");
     }
 }
@@ -147,9 +162,14 @@ fn changed(dir: &Path) {
     }
     let one = |(offset, length): &(u64, u64)| format!(r#"{{"offset": {offset}, "length": {length}}}"#);
     let text: Vec<String> = ranges.iter().map(one).collect();
-    let text = format!(r#"{{"format": "relict-extents-1", "base": "s0", "size": {}, "changed": [{}]}}"#, 1_u64 << 40, text.join(","));
+    let text = format!(
+        r#"{{"format": "relict-extents-1", "base": "s0", "size": {}, "changed": [{}]}}"#,
+        1_u64 << 40,
+        text.join(",")
+    );
     std::fs::write(&list, text).expect("the list");
-    let args = ["ingest", "image", path, "--source", "vm/sda", "--extents", list.to_str().expect("a path that is text")];
+    let args =
+        ["ingest", "image", path, "--source", "vm/sda", "--extents", list.to_str().expect("a path that is text")];
     let (wall, cpu) = timed(&mut relict(&repository, &args));
     println!("\n100 MB changed in a disk of 1 TiB, by a list: {wall:.2} s, {cpu:.2} CPU s");
 }

@@ -38,7 +38,10 @@ impl Disk {
         let all = [&["image", text(&self.image), "--source", "a:vm/sda", "--extents", text(&path)], args].concat();
         let point = ingest(&self.rig, &all);
         let said = notes(&point);
-        assert!(said.starts_with("read and compared completely: the list ") && said.contains(why), "{said}\nand not: {why}");
+        assert!(
+            said.starts_with("read and compared completely: the list ") && said.contains(why),
+            "{said}\nand not: {why}"
+        );
         assert!(cat(&self.rig, &point, "sda.raw") == self.now, "{why}");
         assert_eq!(point.counts.read_bytes, self.now.len() as u64, "{why}");
     }
@@ -52,10 +55,19 @@ fn lists_that_cannot_be_used() {
     disk.distrusts("", &[], "it is no list of changed extents");
     disk.distrusts(&list[..list.len() - 9], &[], "the list of changed extents is not valid");
     disk.distrusts(&list.replace("extents-1", "extents-9"), &[], "not in the format relict-extents-1");
-    disk.distrusts(&our_list("s7", size, &disk.changed), &[], "no restore point of this source is its base, the state 's7' (there: ");
+    disk.distrusts(
+        &our_list("s7", size, &disk.changed),
+        &[],
+        "no restore point of this source is its base, the state 's7' (there: ",
+    );
     disk.distrusts(&list, &["--base", "s7"], "the state 's7'");
-    disk.distrusts(&our_list("s0", size + 512, &disk.changed), &[], "it is of a disk of 8389120 bytes, and this one has 8388608");
-    let map = format!(r#"[{{"start": 0, "length": {size}, "depth": 1, "present": true, "zero": false, "data": true}}]"#);
+    disk.distrusts(
+        &our_list("s0", size + 512, &disk.changed),
+        &[],
+        "it is of a disk of 8389120 bytes, and this one has 8388608",
+    );
+    let map =
+        format!(r#"[{{"start": 0, "length": {size}, "depth": 1, "present": true, "zero": false, "data": true}}]"#);
     disk.distrusts(&map, &[], "it does not say against which state it is; --base says it");
     let delta = r#"<superblock data_block_size="128"><diff left="1" right="2"><different begin="200" length="1"/></diff></superblock>"#;
     disk.distrusts(delta, &["--base", "s0"], "it names a range at 13107200, and the disk has 8388608 bytes");
@@ -119,11 +131,20 @@ fn a_bitmap_that_is_missing() {
     let server = Server::qemu_nbd(&image, "qcow2", Some("other"));
     let args = ["image", "--nbd", &server.uri, "--source", "a:vm/sda", "--bitmap"];
     let missing = ingest(&disk.rig, &[&args[..], &["bk0"]].concat());
-    assert!(notes(&missing).contains("the bitmap 'bk0' was not used: the server does not have it") && notes(&missing).contains("(there: other)"), "{}", notes(&missing));
+    assert!(
+        notes(&missing).contains("the bitmap 'bk0' was not used: the server does not have it")
+            && notes(&missing).contains("(there: other)"),
+        "{}",
+        notes(&missing)
+    );
     assert!(cat(&disk.rig, &missing, "sda.raw") == disk.now);
     // It is there, but of which state it is nobody knows.
     let unknown = ingest(&disk.rig, &[&args[..], &["other"]].concat());
-    assert!(notes(&unknown).contains("the bitmap 'other' was not used: no restore point of this source is its base"), "{}", notes(&unknown));
+    assert!(
+        notes(&unknown).contains("the bitmap 'other' was not used: no restore point of this source is its base"),
+        "{}",
+        notes(&unknown)
+    );
     assert_eq!(unknown.root, missing.root);
 }
 
@@ -148,7 +169,11 @@ fn a_bitmap_that_a_crash_left_in_use() {
     assert!(info.contains("in-use"), "the crash left no trace: {info}");
     let server = Server::qemu_nbd(&image, "qcow2", None);
     let point = ingest(&disk.rig, &["image", "--nbd", &server.uri, "--source", "a:vm/sda", "--bitmap", "s0"]);
-    assert!(notes(&point).contains("QEMU offers no bitmap that is missing, inconsistent or in use"), "{}", notes(&point));
+    assert!(
+        notes(&point).contains("QEMU offers no bitmap that is missing, inconsistent or in use"),
+        "{}",
+        notes(&point)
+    );
     assert!(cat(&disk.rig, &point, "sda.raw") == disk.now);
 }
 

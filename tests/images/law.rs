@@ -48,10 +48,16 @@ fn our_own_list() {
         let (writes, most) = ([0, 1, 20, 120][round - 1], [0, 512, 300_000, 5000][round - 1]);
         let changed = listed(scribble(&mut random, &mut disk, writes, most));
         // The other half of the rounds says it in larger pieces than it is.
-        let rough = changed.iter().map(|(at, len)| (at / 65536 * 65536, ((at + len).div_ceil(65536) * 65536).min(disk.len() as u64), true));
+        let rough = changed
+            .iter()
+            .map(|(at, len)| (at / 65536 * 65536, ((at + len).div_ceil(65536) * 65536).min(disk.len() as u64), true));
         let rough = listed(rough.map(|(start, end, zero)| (start, end - start, zero)).collect());
         let list = rig.path("changed.json");
-        std::fs::write(&list, our_list(&format!("s{}", round - 1), disk.len(), if round % 2 == 0 { &rough } else { &changed })).unwrap();
+        std::fs::write(
+            &list,
+            our_list(&format!("s{}", round - 1), disk.len(), if round % 2 == 0 { &rough } else { &changed }),
+        )
+        .unwrap();
         let image = disk_file(&rig, &format!("{round}.raw"), &disk);
         let state = format!("s{round}");
         let difference =
@@ -141,13 +147,22 @@ fn dirty_bitmaps_of_qcow2() {
         run("qemu-img", &["bitmap", "--disable", text(&image), &old]);
         let disk = as_raw(&image);
         // Both of QEMU's servers.
-        let server = if round == 1 { Server::qemu_nbd(&image, "qcow2", Some(&old)) } else { Server::storage_daemon(&image, &[&old]) };
+        let server = if round == 1 {
+            Server::qemu_nbd(&image, "qcow2", Some(&old))
+        } else {
+            Server::storage_daemon(&image, &[&old])
+        };
         let difference =
             ingest(&rig, &["image", "--nbd", &server.uri, "--source", "a:vm/sda", "--bitmap", &old, "--state", &new]);
         by_differences(&rig, &disk);
         let whole = ingest(&rig, &["image", "--nbd", &server.uri, "--source", &format!("whole{round}:vm/sda")]);
         assert_eq!(difference.root, whole.root, "round {round}");
-        assert!(difference.counts.read_bytes < whole.counts.read_bytes, "{} and {}", difference.counts.read_bytes, whole.counts.read_bytes);
+        assert!(
+            difference.counts.read_bytes < whole.counts.read_bytes,
+            "{} and {}",
+            difference.counts.read_bytes,
+            whole.counts.read_bytes
+        );
     }
 }
 
@@ -162,7 +177,8 @@ fn dirty_bitmaps_of_the_corpus() {
     for (from, to) in [("disk.qcow2.zst", &image), ("step0.raw.zst", &base)] {
         run("zstd", &["-q", "-d", text(&corpus.join(from)), "-o", text(to)]);
     }
-    let expected: serde_json::Value = serde_json::from_slice(&std::fs::read(corpus.join("expected.json")).unwrap()).unwrap();
+    let expected: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(corpus.join("expected.json")).unwrap()).unwrap();
     assert_eq!(sha256(&base), expected["steps"][0]["sha256"]);
     // The two bitmaps are of two steps: together they are against the first state.
     run("qemu-img", &["bitmap", "--add", "-g", "65536", text(&image), "both"]);
@@ -195,8 +211,10 @@ fn the_map_of_an_overlay() {
     let map = rig.path("map.json");
     std::fs::write(&map, run("qemu-img", &["map", "--output=json", text(&overlay)])).unwrap();
     let server = Server::qemu_nbd(&overlay, "qcow2", None);
-    let difference =
-        ingest(&rig, &["image", "--nbd", &server.uri, "--source", "a:vm/sda", "--extents", text(&map), "--base", "before"]);
+    let difference = ingest(
+        &rig,
+        &["image", "--nbd", &server.uri, "--source", "a:vm/sda", "--extents", text(&map), "--base", "before"],
+    );
     by_differences(&rig, &as_raw(&overlay));
     let whole = ingest(&rig, &["image", "--nbd", &server.uri, "--source", "whole:vm/sda"]);
     assert_eq!(difference.root, whole.root);
@@ -224,10 +242,14 @@ fn thin_delta_of_two_snapshots() {
     let device = |id: u32, mappings: &[(usize, usize, usize)]| {
         let ranges: String = mappings
             .iter()
-            .map(|(origin, data, length)| format!(r#"<range_mapping origin_begin="{origin}" data_begin="{data}" length="{length}" time="0"/>"#))
+            .map(|(origin, data, length)| {
+                format!(r#"<range_mapping origin_begin="{origin}" data_begin="{data}" length="{length}" time="0"/>"#)
+            })
             .collect();
         let mapped: usize = mappings.iter().map(|(_, _, length)| length).sum();
-        format!(r#"<device dev_id="{id}" mapped_blocks="{mapped}" transaction="{id}" creation_time="0" snap_time="1">{ranges}</device>"#)
+        format!(
+            r#"<device dev_id="{id}" mapped_blocks="{mapped}" transaction="{id}" creation_time="0" snap_time="1">{ranges}</device>"#
+        )
     };
     let (xml, metadata) = (rig.path("meta.xml"), rig.path("meta.bin"));
     let head = r#"<superblock uuid="" time="2" transaction="3" flags="0" version="1" data_block_size="128" nr_data_blocks="1024">"#;
@@ -256,7 +278,12 @@ fn disk_with_swap(rig: &Rig, random: &mut Random) -> (PathBuf, std::ops::Range<u
     let path = rig.path("swap.raw");
     std::fs::write(&path, random.bytes(24 << 20)).unwrap();
     let mut sfdisk = Command::new("sfdisk").arg("-q").arg(&path).stdin(std::process::Stdio::piped()).spawn().unwrap();
-    sfdisk.stdin.take().unwrap().write_all(b"label: gpt\nstart=2048, size=8192, type=L\nstart=10247, size=16000, type=S\n").unwrap();
+    sfdisk
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"label: gpt\nstart=2048, size=8192, type=L\nstart=10247, size=16000, type=S\n")
+        .unwrap();
     assert!(sfdisk.wait().unwrap().success());
     let space = rig.path("swap-space");
     std::fs::File::create(&space).unwrap().set_len(16000 * 512).unwrap();
@@ -275,7 +302,11 @@ fn swap_that_is_left_out_and_taken_in_again() {
     let (rig, mut random) = (Rig::new(), Random::from_env());
     let (image, pages) = disk_with_swap(&rig, &mut random);
     let first = ingest(&rig, &["image", text(&image), "--source", "a:vm/sda", "--state", "s0", "--skip-swap"]);
-    let said = format!("left out: the pages of swap partition 2, {} bytes at {}; its header is kept", pages.len(), pages.start);
+    let said = format!(
+        "left out: the pages of swap partition 2, {} bytes at {}; its header is kept",
+        pages.len(),
+        pages.start
+    );
     assert!(notes(&first).contains(&said), "{}", notes(&first));
     let content = std::fs::read(&image).unwrap();
     let mut without = content.clone();

@@ -37,7 +37,10 @@ fn scribbled(random: &mut Random) -> Vec<u8> {
 
 fn convert(from: &Path, format: &str, options: &[&str]) -> PathBuf {
     let to = from.with_extension(format);
-    run("qemu-img", &[&["convert", "-f", "raw", "-O", format], options, &[from.to_str().unwrap(), to.to_str().unwrap()]].concat());
+    run(
+        "qemu-img",
+        &[&["convert", "-f", "raw", "-O", format], options, &[from.to_str().unwrap(), to.to_str().unwrap()]].concat(),
+    );
     to
 }
 
@@ -146,7 +149,10 @@ fn an_export_that_is_not_there_is_named_with_those_that_are() {
     let server = Server::qemu_nbd(&raw, "raw", None);
     let uri = server.uri.replace("/disk?", "/dsk?");
     let (code, said) = refused(&rig, &["image", "--nbd", &uri, "--source", "vm/sda"]);
-    assert!(code == 1 && said.contains("does not open the export 'dsk'") && said.contains("it has these exports: 'disk'"), "{said}");
+    assert!(
+        code == 1 && said.contains("does not open the export 'dsk'") && said.contains("it has these exports: 'disk'"),
+        "{said}"
+    );
     let (code, said) = refused(&rig, &["image", "--nbd", "nbd+unix:///x?socket=/nowhere", "--source", "vm/sda"]);
     assert!(code == 1 && said.contains("connecting to the NBD server at /nowhere"), "{said}");
     let (code, said) = refused(&rig, &["image", "--nbd", "nbds://x/y", "--source", "vm/sda"]);
@@ -165,7 +171,10 @@ fn what_a_server_cannot_read_ends_the_ingest_and_is_named() {
     command.args(["--filter=error", "pattern", "8M", "error-pread=EIO", "error-pread-rate=100%"]);
     let server = Server::other(&mut command, &socket, "");
     let (code, said) = refused(&rig, &["image", "--nbd", &server.uri, "--source", "vm/sda"]);
-    assert!(code == 1 && said.contains("the NBD server could not read") && said.contains("input/output error"), "{said}");
+    assert!(
+        code == 1 && said.contains("the NBD server could not read") && said.contains("input/output error"),
+        "{said}"
+    );
 }
 
 /// A disk with bad sectors, by QEMU's own fault injection: QEMU ends the connection.

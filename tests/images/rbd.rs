@@ -30,7 +30,9 @@ fn chains_of_diffs_and_containers_end_in_the_same_trees() {
     let expected = expected(&corpus);
     let stream = |name: &str| corpus.join(name);
     let mut roots = BTreeMap::new();
-    for (file, snapshot) in [("full-s1.v1.rbd", "s1"), ("s1-s2.v1.rbd", "s2"), ("s2-s3.v1.rbd", "s3"), ("s3-s4.v1.rbd", "s4")] {
+    for (file, snapshot) in
+        [("full-s1.v1.rbd", "s1"), ("s1-s2.v1.rbd", "s2"), ("s2-s3.v1.rbd", "s3"), ("s3-s4.v1.rbd", "s4")]
+    {
         let point = ingest(&rig, &["rbd", text(&stream(file)), "--source", "ceph:pool/vm"]);
         is(&rig, &point, &expected[snapshot]);
         roots.insert(snapshot, point.root);
@@ -101,7 +103,9 @@ fn hostile_streams_leave_nothing() {
         if case["expect"] == "accept" {
             let point = ingest(&rig, &["rbd", text(&file), "--source", "ceph:pool/vm"]);
             let content = cat(&rig, &point, "vm.raw");
-            assert!(content.len() == 4096 && content.starts_with(b"abcd\0") && content[4..].iter().all(|byte| *byte == 0));
+            assert!(
+                content.len() == 4096 && content.starts_with(b"abcd\0") && content[4..].iter().all(|byte| *byte == 0)
+            );
         } else {
             let (code, said) = refused(&rig, &["rbd", text(&file), "--source", "ceph:pool/vm"]);
             assert!(code == 1 && said.contains("byte ") && said.contains("stream"), "{name}: {said}");

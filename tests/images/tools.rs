@@ -147,7 +147,10 @@ pub fn listed(mut ranges: Vec<(u64, u64, bool)>) -> Vec<(u64, u64)> {
 pub fn our_list(base: &str, size: usize, ranges: &[(u64, u64)]) -> String {
     let one = |(offset, length): &(u64, u64)| format!(r#"{{"offset": {offset}, "length": {length}}}"#);
     let changed: Vec<String> = ranges.iter().map(one).collect();
-    format!(r#"{{"format": "relict-extents-1", "base": "{base}", "size": {size}, "changed": [{}]}}"#, changed.join(", "))
+    format!(
+        r#"{{"format": "relict-extents-1", "base": "{base}", "size": {size}, "changed": [{}]}}"#,
+        changed.join(", ")
+    )
 }
 
 /// Writes a disk as a file that has holes where whole blocks are zeros.

@@ -61,7 +61,9 @@ impl<'r> BaseDisk<'r> {
     pub fn agrees(&self, disk: &mut dyn BlockSource, offset: u64, extent: &Extent) -> Result<bool> {
         let chunk = self.repository.chunk(&extent.chunk)?;
         let range = extent.skip as usize..extent.skip as usize + extent.len as usize;
-        let ours = chunk.get(range).ok_or_else(|| Error::damaged(format!("chunk {} is shorter than its extent", extent.chunk)))?;
+        let ours = chunk
+            .get(range)
+            .ok_or_else(|| Error::damaged(format!("chunk {} is shorter than its extent", extent.chunk)))?;
         let mut theirs = vec![0; ours.len()];
         disk.read(offset, &mut theirs)?;
         Ok(theirs == ours)

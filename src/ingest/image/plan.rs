@@ -67,7 +67,11 @@ impl Planner<'_> {
     pub(super) fn plan(&self, disk: &mut dyn BlockSource, changes: Option<(String, Distrusted)>) -> Result<Plan> {
         let Some((what, list)) = changes else {
             let plan = self.everything(disk.size())?;
-            let why = if plan.parent.is_some() { "no list of what changed was given" } else { "there was no restore point to compare with" };
+            let why = if plan.parent.is_some() {
+                "no list of what changed was given"
+            } else {
+                "there was no restore point to compare with"
+            };
             return Ok(Plan { note: format!("read completely: {why}"), ..plan });
         };
         let planned = match list {
@@ -76,7 +80,10 @@ impl Planner<'_> {
         };
         match planned {
             Ok(plan) => Ok(plan),
-            Err(why) => Ok(Plan { note: format!("read and compared completely: {what} was not used: {why}"), ..self.everything(disk.size())? }),
+            Err(why) => Ok(Plan {
+                note: format!("read and compared completely: {what} was not used: {why}"),
+                ..self.everything(disk.size())?
+            }),
         }
     }
 
@@ -119,12 +126,16 @@ impl Planner<'_> {
         }
         let left_out = states::left_out(point);
         if let Some(place) = self.disagreement(disk, &base, &ranges, &left_out)? {
-            return Ok(Err(format!("the disk differs from its base at {place}, where nothing should have changed: it is another base's")));
+            return Ok(Err(format!(
+                "the disk differs from its base at {place}, where nothing should have changed: it is another base's"
+            )));
         }
         let bytes = ranges.iter().map(|range| range.len).sum::<u64>();
         let note = format!(
             "by differences: {what}, {bytes} bytes in {} ranges, against the state '{}' (restore point {})",
-            ranges.len(), printable(states::id(point).unwrap_or_default()), short_id(point)
+            ranges.len(),
+            printable(states::id(point).unwrap_or_default()),
+            short_id(point)
         );
         if base.size() < size {
             // Producers do not agree on whether what was added is marked.
@@ -153,22 +164,29 @@ impl Planner<'_> {
             return Ok(Ok(point));
         }
         if let (Some(expression), Ok(text)) = (self.base, std::str::from_utf8(name)) {
-            let filter = Filter { host: Some(self.host.to_vec()), source: Some(self.source.to_vec()), tags: Vec::new() };
+            let filter =
+                Filter { host: Some(self.host.to_vec()), source: Some(self.source.to_vec()), tags: Vec::new() };
             if let Ok(point) = self.points.resolve(text, &filter) {
                 let newest = self.chain().find(|other| states::id(other) == states::id(point)).map(|other| other.id);
                 if states::id(point).is_some() && newest == Some(point.id) {
                     return Ok(Ok(point));
                 }
                 let what = format!("a newer restore point has the same state as '{}'", printable(expression));
-                return Err(Error::new(ErrorKind::Usage, what).advise("name the state of another restore point by --base"));
+                return Err(
+                    Error::new(ErrorKind::Usage, what).advise("name the state of another restore point by --base")
+                );
             }
         }
-        let mut there: Vec<String> = self.chain().filter_map(states::id).map(|state| format!("'{}'", printable(state))).collect();
+        let mut there: Vec<String> =
+            self.chain().filter_map(states::id).map(|state| format!("'{}'", printable(state))).collect();
         let more = there.len().saturating_sub(LISTED);
         there.truncate(LISTED);
         let more = if more > 0 { format!(" and {more} older ones") } else { String::new() };
         let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-        Ok(Err(format!("no restore point of this source is its base, the state '{}' (there: {there}{more})", printable(name))))
+        Ok(Err(format!(
+            "no restore point of this source is its base, the state '{}' (there: {there}{more})",
+            printable(name)
+        )))
     }
 
     /// A place that should be as in the base, and is not. Nothing is asked of what was or is left out.
@@ -183,7 +201,8 @@ impl Planner<'_> {
         let step = (end / SAMPLES).max(1);
         let changed = |range: &Range<u64>| {
             let first = ranges.partition_point(|changed| changed.offset + changed.len <= range.start);
-            ranges.get(first).is_some_and(|changed| changed.offset < range.end) || self.zeros.iter().chain(left_out).any(|zeros| overlap(zeros, range))
+            ranges.get(first).is_some_and(|changed| changed.offset < range.end)
+                || self.zeros.iter().chain(left_out).any(|zeros| overlap(zeros, range))
         };
         for sample in 0..SAMPLES {
             // Spread over the disk, and at other places from base to base.
@@ -218,7 +237,11 @@ pub(super) fn list_of(path: &Path) -> (String, Distrusted) {
 ///
 /// # Errors
 /// When the conversation ended: then nothing can be read either.
-pub(super) fn bitmap_of(disk: &mut NbdDisk, name: &str, check: &dyn Fn() -> Result<()>) -> Result<(String, Distrusted)> {
+pub(super) fn bitmap_of(
+    disk: &mut NbdDisk,
+    name: &str,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<(String, Distrusted)> {
     let what = format!("the bitmap '{}'", printable(name.as_bytes()));
     let context = format!("{DIRTY_BITMAP}{name}");
     let session = disk.session();
@@ -239,5 +262,7 @@ pub(super) fn bitmap_of(disk: &mut NbdDisk, name: &str, check: &dyn Fn() -> Resu
 fn not_offered<S: Read + Write>(session: &Session<S>) -> String {
     let there = session.offered_bitmaps();
     let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-    format!("the server does not have it; QEMU offers no bitmap that is missing, inconsistent or in use (there: {there})")
+    format!(
+        "the server does not have it; QEMU offers no bitmap that is missing, inconsistent or in use (there: {there})"
+    )
 }

@@ -49,9 +49,15 @@ pub struct ImageOptions {
 /// When the disk or the repository cannot be read or written; `Usage` for options that make no sense together;
 /// `Interrupted` once `stop` is set. Nothing is sealed then. A list of changes that cannot be used is no error:
 /// everything is read, and a note in the point says why.
-pub fn ingest_image(writer: &Writer, options: &ImageOptions, monitor: &dyn Monitor, stop: &AtomicBool) -> Result<Outcome> {
+pub fn ingest_image(
+    writer: &Writer,
+    options: &ImageOptions,
+    monitor: &dyn Monitor,
+    stop: &AtomicBool,
+) -> Result<Outcome> {
     let name = file_name(&options.stream.source)?;
-    let check = || if stop.load(Relaxed) { Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped")) } else { Ok(()) };
+    let check =
+        || if stop.load(Relaxed) { Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped")) } else { Ok(()) };
     let listed = match &options.changes {
         Some(Changes::List(path)) => Some(list_of(path)),
         _ => None,
@@ -110,7 +116,8 @@ impl Job<'_> {
             let points = Points::new(repository.point_records()?);
             let (host, name) = (&options.host, &disk.name);
             let base = self.options.base.as_deref();
-            let planner = Planner { repository, points: &points, host, source: &options.source, name, base, zeros: &zeros };
+            let planner =
+                Planner { repository, points: &points, host, source: &options.source, name, base, zeros: &zeros };
             planner.plan(source, list)?
         };
         options.notes.push(plan.note.clone().into_bytes());
@@ -156,7 +163,8 @@ fn swap_note(swap: &swap::Swap) -> String {
 /// A name that no other state has.
 fn unnamed_state() -> Result<Vec<u8>> {
     let mut random = [0; 16];
-    let failed = |error: getrandom::Error| Error::new(ErrorKind::Io, format!("the system gives no random numbers: {error}"));
+    let failed =
+        |error: getrandom::Error| Error::new(ErrorKind::Io, format!("the system gives no random numbers: {error}"));
     getrandom::fill(&mut random).map_err(failed)?;
     let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("unnamed-{digits}").into_bytes())

@@ -77,8 +77,11 @@ impl RawDisk {
     #[must_use]
     pub fn changed(&self) -> Option<String> {
         let now = os::stat_file(&self.file).ok()?;
-        let same = (now.mtime, now.size) == (self.stat.mtime, self.stat.size) || self.stat.kind() != Some(FileKind::File);
-        (!same).then(|| format!("{} changed while it was read: the disk is a mixture of before and after", self.path.display()))
+        let same =
+            (now.mtime, now.size) == (self.stat.mtime, self.stat.size) || self.stat.kind() != Some(FileKind::File);
+        (!same).then(|| {
+            format!("{} changed while it was read: the disk is a mixture of before and after", self.path.display())
+        })
     }
 }
 
@@ -91,7 +94,9 @@ impl BlockSource for RawDisk {
         let len = out.len();
         match os::pread_drop_behind(&self.file, out, offset) {
             Ok(got) if got == len => Ok(()),
-            Ok(_) => Err(Error::new(ErrorKind::Io, format!("{} became shorter while it was read", self.path.display()))),
+            Ok(_) => {
+                Err(Error::new(ErrorKind::Io, format!("{} became shorter while it was read", self.path.display())))
+            }
             Err(error) => Err(Error::io(format!("reading {len} bytes at {offset} of {}", self.path.display()), error)),
         }
     }
@@ -215,7 +220,9 @@ impl ReadSource for Masked<'_> {
     fn next_data(&mut self, _path: &[u8], within: Range<u64>) -> Result<Option<Range<u64>>> {
         let mut rest = within;
         while let Some(found) = self.source.next_data(rest.clone())? {
-            let Some(zeros) = self.zeros.iter().find_map(|zeros| clip(zeros.clone(), &found)) else { return Ok(Some(found)) };
+            let Some(zeros) = self.zeros.iter().find_map(|zeros| clip(zeros.clone(), &found)) else {
+                return Ok(Some(found));
+            };
             if zeros.start > found.start {
                 return Ok(Some(found.start..zeros.start));
             }

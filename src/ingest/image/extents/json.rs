@@ -33,7 +33,8 @@ struct Range {
 /// # Errors
 /// For anything that the form does not have, ranges out of order, and ranges past the disk's end.
 pub fn parse(text: &[u8]) -> Result<ExtentList> {
-    let list: List = serde_json::from_slice(text).map_err(|e| bad(format!("the list of changed extents is not valid: {e}")))?;
+    let list: List =
+        serde_json::from_slice(text).map_err(|e| bad(format!("the list of changed extents is not valid: {e}")))?;
     if list.format != FORMAT {
         return Err(bad(format!("the list of changed extents is not in the format {FORMAT}")));
     }

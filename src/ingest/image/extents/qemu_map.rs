@@ -23,7 +23,8 @@ struct Entry {
 /// # Errors
 /// For anything that is none, and for maps with gaps.
 pub fn parse(text: &[u8]) -> Result<ExtentList> {
-    let entries: Vec<Entry> = serde_json::from_slice(text).map_err(|e| bad(format!("the map of qemu-img is not valid: {e}")))?;
+    let entries: Vec<Entry> =
+        serde_json::from_slice(text).map_err(|e| bad(format!("the map of qemu-img is not valid: {e}")))?;
     let mut out = ExtentList::default();
     for entry in entries {
         if entry.start != out.at {

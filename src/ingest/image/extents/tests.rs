@@ -16,7 +16,10 @@ fn ours(changed: &str) -> Vec<u8> {
 
 #[test]
 fn our_own_lists() {
-    let list = parse(&ours(r#"{"offset": 0, "length": 10}, {"length": 5, "offset": 10}, {"offset": 15, "length": 985, "zero": true}"#)).unwrap();
+    let list = parse(&ours(
+        r#"{"offset": 0, "length": 10}, {"length": 5, "offset": 10}, {"offset": 15, "length": 985, "zero": true}"#,
+    ))
+    .unwrap();
     assert_eq!((list.base.as_deref(), list.size), (Some(&b"mon"[..]), Some(1000)));
     assert_eq!(ranges(&list), [(0, 15, false), (15, 985, true)]);
     assert_eq!(parse(&ours("")).unwrap().ranges, []);
@@ -64,7 +67,10 @@ fn real_maps_and_deltas() {
     for name in ["delta.xml", "delta-verbose.xml"] {
         let list = parse(&std::fs::read(corpus.join("thin").join(name)).unwrap()).unwrap();
         assert_eq!((list.base.as_deref(), list.size), (Some(&b"1"[..]), None));
-        assert_eq!(ranges(&list), [(5 * block, 3 * block, false), (28 * block, 2 * block, true), (200 * block, 5 * block, false)]);
+        assert_eq!(
+            ranges(&list),
+            [(5 * block, 3 * block, false), (28 * block, 2 * block, true), (200 * block, 5 * block, false)]
+        );
     }
     for name in ["dump.xml", "meta.xml"] {
         assert!(parse(&std::fs::read(corpus.join("thin").join(name)).unwrap()).is_err(), "{name} is no delta");

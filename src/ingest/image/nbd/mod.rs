@@ -69,7 +69,10 @@ pub fn connect(uri: &NbdUri, contexts: &[&str], silence: Duration) -> Result<Ses
         }
         Address::Tcp(host, port) => (tcp(host, *port, silence), format!("{host} port {port}")),
     };
-    let failed = |e| Error::io(format!("connecting to the NBD server at {place}"), e).advise("is the server running, and is this its address?");
+    let failed = |e| {
+        Error::io(format!("connecting to the NBD server at {place}"), e)
+            .advise("is the server running, and is this its address?")
+    };
     let socket = socket.map_err(failed)?;
     Session::open(socket, &uri.export, contexts).map_err(|e| e.context(format!("NBD server at {place}")))
 }

@@ -146,18 +146,23 @@ impl<S: Read + Write> Session<S> {
             let name = String::from_utf8(name).unwrap_or_default();
             let known = session.contexts.iter().any(|context| context.id == id || context.name == name);
             if known || !names.contains(&name.as_str()) {
-                return Err(bad(format!("the NBD server gives the context '{name}', which it was not asked for, or twice")));
+                return Err(bad(format!(
+                    "the NBD server gives the context '{name}', which it was not asked for, or twice"
+                )));
             }
             session.contexts.push(Context { id, name });
             Ok(())
         })?;
         if names.iter().any(|name| name.starts_with(DIRTY_BITMAP) && !self.has_context(name)) {
-            let _refused = self.ask(Opt::ListMetaContext, &context_query(export, &[DIRTY_BITMAP]), |session, reply| {
-                if let OptionReply::Context(_, name) = reply {
-                    session.offered_bitmaps.push(printable(name.strip_prefix(DIRTY_BITMAP.as_bytes()).unwrap_or(&name)));
-                }
-                Ok(())
-            })?;
+            let _refused =
+                self.ask(Opt::ListMetaContext, &context_query(export, &[DIRTY_BITMAP]), |session, reply| {
+                    if let OptionReply::Context(_, name) = reply {
+                        session
+                            .offered_bitmaps
+                            .push(printable(name.strip_prefix(DIRTY_BITMAP.as_bytes()).unwrap_or(&name)));
+                    }
+                    Ok(())
+                })?;
         }
         Ok(())
     }
@@ -259,7 +264,9 @@ impl<S: Read + Write> Session<S> {
                 session.ask_from(at, end.max(until))?;
                 session.wait_for_front()?;
                 // An answer that failed is told once; who reads there again asks again.
-                if let Some(error) = session.ahead.pop_front_if(|front| front.failed.is_some()).and_then(|front| front.failed) {
+                if let Some(error) =
+                    session.ahead.pop_front_if(|front| front.failed.is_some()).and_then(|front| front.failed)
+                {
                     return Ok(Err(error));
                 }
                 let Some(front) = session.ahead.front() else { break };
@@ -432,14 +439,18 @@ impl<S: Read + Write> Session<S> {
                     let wanted = names.iter().position(|name| *name == context.name).and_then(|at| answers.get_mut(at));
                     if let Some(answer) = wanted {
                         if !answer.is_empty() {
-                            return Err(bad(format!("the NBD server answers twice for the context '{}'", context.name)));
+                            return Err(bad(format!(
+                                "the NBD server answers twice for the context '{}'",
+                                context.name
+                            )));
                         }
                         *answer = extents;
                     }
                 }
                 ChunkKind::Error { number, message, rest } => {
                     let message = wire::message(&mut self.stream, message, rest)?;
-                    result = Err(server_error(&format!("say what it knows of {len} bytes at {offset}"), number, &message));
+                    result =
+                        Err(server_error(&format!("say what it knows of {len} bytes at {offset}"), number, &message));
                 }
                 ChunkKind::None { simple: false } => {}
                 _ => return Err(bad("the NBD server answers a question for block status with something else")),
@@ -500,7 +511,11 @@ impl Request {
             at = *end;
         }
         let whole = at == self.bytes.len() && self.parts.last().is_none_or(|last| last.1 == at);
-        if whole || self.failed.is_some() { Ok(()) } else { Err(bad("the NBD server's answer to a read has gaps or overlaps")) }
+        if whole || self.failed.is_some() {
+            Ok(())
+        } else {
+            Err(bad("the NBD server's answer to a read has gaps or overlaps"))
+        }
     }
 }
 

@@ -55,7 +55,8 @@ fn open(answers: &[u8]) -> Result<Session<Script>> {
 }
 
 fn part(flags: u16, kind: u16, cookie: u64, data: &[u8]) -> Vec<u8> {
-    let head = [&0x668e_33ef_u32.to_be_bytes()[..], &flags.to_be_bytes(), &kind.to_be_bytes(), &cookie.to_be_bytes()].concat();
+    let head =
+        [&0x668e_33ef_u32.to_be_bytes()[..], &flags.to_be_bytes(), &kind.to_be_bytes(), &cookie.to_be_bytes()].concat();
     [&head[..], &(data.len() as u32).to_be_bytes(), data].concat()
 }
 
@@ -68,7 +69,8 @@ fn hole(flags: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
 }
 
 fn status(flags: u16, cookie: u64, id: u32, extents: &[(u32, u32)]) -> Vec<u8> {
-    let extents: Vec<u8> = extents.iter().flat_map(|(len, flags)| [len.to_be_bytes(), flags.to_be_bytes()].concat()).collect();
+    let extents: Vec<u8> =
+        extents.iter().flat_map(|(len, flags)| [len.to_be_bytes(), flags.to_be_bytes()].concat()).collect();
     part(flags, 5, cookie, &[&id.to_be_bytes()[..], &extents].concat())
 }
 
@@ -87,24 +89,48 @@ fn read(size: u64, answers: &[Vec<u8>]) -> Result<Vec<u8>> {
 fn answers_in_parts_and_out_of_order_are_put_together() {
     let size = 512 * 1024 + 100;
     let first = vec![1; 512 * 1024 - 4096];
-    let out = read(size, &[data(1, 1, 512 * 1024, &[2; 100]), hole(0, 0, first.len() as u64, 4096), data(0, 0, 0, &first), part(1, 0, 0, b"")]);
+    let out = read(
+        size,
+        &[
+            data(1, 1, 512 * 1024, &[2; 100]),
+            hole(0, 0, first.len() as u64, 4096),
+            data(0, 0, 0, &first),
+            part(1, 0, 0, b""),
+        ],
+    );
     let out = out.unwrap();
-    assert!(out[..first.len()] == first && out[512 * 1024..] == [2; 100] && out[first.len()..512 * 1024].iter().all(|b| *b == 0));
+    assert!(
+        out[..first.len()] == first
+            && out[512 * 1024..] == [2; 100]
+            && out[first.len()..512 * 1024].iter().all(|b| *b == 0)
+    );
 }
 
 #[test]
 fn answers_to_reads_that_are_refused() {
     let cases: [(Vec<Vec<u8>>, &str); 13] = [
         (vec![data(1, 0, 0, &[1; 99])], "the NBD server's answer to a read has gaps or overlaps"),
-        (vec![data(0, 0, 0, &[1; 60]), data(1, 0, 50, &[1; 50])], "the NBD server's answer to a read has gaps or overlaps"),
-        (vec![data(0, 0, 0, &[1; 50]), data(0, 0, 0, &[1; 50]), hole(1, 0, 0, 50)], "the NBD server's answer to a read has gaps or overlaps"),
+        (
+            vec![data(0, 0, 0, &[1; 60]), data(1, 0, 50, &[1; 50])],
+            "the NBD server's answer to a read has gaps or overlaps",
+        ),
+        (
+            vec![data(0, 0, 0, &[1; 50]), data(0, 0, 0, &[1; 50]), hole(1, 0, 0, 50)],
+            "the NBD server's answer to a read has gaps or overlaps",
+        ),
         (vec![data(1, 0, 0, &[1; 101])], "the NBD server sends 101 bytes at 0, which were not asked for"),
         (vec![hole(1, 0, 1, 100)], "the NBD server sends 100 bytes at 1, which were not asked for"),
-        (vec![hole(1, 0, u64::MAX, 2)], "the NBD server sends 2 bytes at 18446744073709551615, which were not asked for"),
+        (
+            vec![hole(1, 0, u64::MAX, 2)],
+            "the NBD server sends 2 bytes at 18446744073709551615, which were not asked for",
+        ),
         (vec![hole(1, 0, 0, 0)], "the NBD server sends 0 bytes at 0, which were not asked for"),
         (vec![data(1, 9, 0, &[1; 100])], "the NBD server answers what it was not asked"),
         (vec![status(1, 0, 0, &[(100, 0)])], "the NBD server answers a read with something else"),
-        (vec![b"\x67\x44\x66\x98\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()], "the NBD server answers a read with something else"),
+        (
+            vec![b"\x67\x44\x66\x98\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()],
+            "the NBD server answers a read with something else",
+        ),
         (vec![part(1, 1, 0, &[0; 8])], "part 0x1 of an NBD answer has 8 bytes"),
         (vec![b"GET / HTTP".to_vec()], "the NBD server's answer begins with 0x47455420"),
         (vec![data(0, 0, 0, &[1; 100])], "the NBD server ended the connection"),
@@ -135,7 +161,12 @@ fn what_follows_is_asked_for_before_it_is_wanted() {
     let size = 3 * REQUEST;
     // The last answer comes first; a question for block status waits for what is due.
     let late = [data(1, 2, 2 * REQUEST as u64, &vec![3; REQUEST]), data(1, 0, 0, &vec![1; REQUEST])].concat();
-    let rest = [data(1, 1, REQUEST as u64, &vec![2; REQUEST]), status(0, 3, 7, &[(9, 1)]), status(1, 3, 0, &[(size as u32, 0)])].concat();
+    let rest = [
+        data(1, 1, REQUEST as u64, &vec![2; REQUEST]),
+        status(0, 3, 7, &[(9, 1)]),
+        status(1, 3, 0, &[(size as u32, 0)]),
+    ]
+    .concat();
     let mut session = open(&[handshake(size as u64), late, rest].concat()).unwrap();
     let mut out = vec![0; 100];
     session.read_ahead(0, &mut out, size as u64).unwrap();
@@ -176,9 +207,15 @@ fn maps_that_are_refused() {
         (status(1, 0, 0, &[(1024, 0)]), "the NBD server does not answer for every context"),
         (status(1, 0, 9, &[(1024, 0)]), "the NBD server tells of a context that is not known"),
         (status(0, 0, 0, &[(0, 0)]), "the NBD server tells of an extent without bytes"),
-        ([status(0, 0, 0, &[(1, 0)]), status(0, 0, 0, &[(1, 0)])].concat(), "the NBD server answers twice for the context 'base:allocation'"),
+        (
+            [status(0, 0, 0, &[(1, 0)]), status(0, 0, 0, &[(1, 0)])].concat(),
+            "the NBD server answers twice for the context 'base:allocation'",
+        ),
         (part(0, 5, 0, &[0; 13]), "part 0x5 of an NBD answer has 13 bytes"),
-        (error(1, 0, 22, b""), "the NBD server could not say what it knows of 1024 bytes at 0: it finds the request invalid"),
+        (
+            error(1, 0, 22, b""),
+            "the NBD server could not say what it knows of 1024 bytes at 0: it finds the request invalid",
+        ),
     ];
     for (answers, message) in cases {
         let mut session = open(&[handshake(1024), answers].concat()).unwrap();
@@ -189,17 +226,36 @@ fn maps_that_are_refused() {
 #[test]
 fn servers_that_are_refused() {
     let structured = reply(8, 1, b"");
-    let refused = [reply(10, 1, b""), reply(9, 1, b""), reply(7, (1 << 31) + 6, b""), reply(3, 2, b"\0\0\0\x02vm"), reply(3, 1, b"")].concat();
+    let refused = [
+        reply(10, 1, b""),
+        reply(9, 1, b""),
+        reply(7, (1 << 31) + 6, b""),
+        reply(3, 2, b"\0\0\0\x02vm"),
+        reply(3, 1, b""),
+    ]
+    .concat();
     let cases: [(Vec<u8>, &str); 9] = [
         (b"HTTP/1.1 400 Bad Request".to_vec(), "what answers there is no NBD server"),
-        (b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec(), "the NBD server speaks the handshake from before 2007 only"),
+        (
+            b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53".to_vec(),
+            "the NBD server speaks the handshake from before 2007 only",
+        ),
         (b"NBDMAGICIHAVEOPT\0\0".to_vec(), "the NBD server does not speak the fixed newstyle handshake"),
-        ([HELLO, &structured, &refused].concat(), "the NBD server does not open the export 'sda': it has no such export"),
-        ([HELLO, &structured, &context(0, "x")].concat(), "the NBD server gives the context 'x', which it was not asked for, or twice"),
+        (
+            [HELLO, &structured, &refused].concat(),
+            "the NBD server does not open the export 'sda': it has no such export",
+        ),
+        (
+            [HELLO, &structured, &context(0, "x")].concat(),
+            "the NBD server gives the context 'x', which it was not asked for, or twice",
+        ),
         ([HELLO, &reply(7, 1, b"")].concat(), "the NBD server answers option 7; it was asked for option 8"),
         ([HELLO, &reply(8, 1, b"x")].concat(), "the NBD server's answer 1 to option 8 makes no sense"),
         ([HELLO, &reply(8, 1, &[0; 20_000])].concat(), "the NBD server's answer to option 8 has 20000 bytes"),
-        ([HELLO, &structured, &reply(10, 1, b""), &reply(9, 1, b""), &export(5, 3, 9)].concat(), "the NBD server wants requests of 3 to 9 bytes"),
+        (
+            [HELLO, &structured, &reply(10, 1, b""), &reply(9, 1, b""), &export(5, 3, 9)].concat(),
+            "the NBD server wants requests of 3 to 9 bytes",
+        ),
     ];
     for (answers, message) in cases {
         let error = open(&answers).unwrap_err();
@@ -208,7 +264,9 @@ fn servers_that_are_refused() {
             assert_eq!(error.advice(), Some("it has these exports: 'vm'"));
         }
     }
-    assert!(open(&[HELLO, &structured, &reply(10, 1, b""), &reply(9, 1, b""), &export(1 << 63, 1, 512)].concat()).is_err());
+    assert!(
+        open(&[HELLO, &structured, &reply(10, 1, b""), &reply(9, 1, b""), &export(1 << 63, 1, 512)].concat()).is_err()
+    );
 }
 
 #[test]

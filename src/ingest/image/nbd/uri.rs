@@ -68,7 +68,9 @@ fn usage(text: &str, why: &str) -> Error {
 
 fn tcp(authority: &str) -> Option<Address> {
     let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map(|(host, rest)| (host, rest.strip_prefix(':').or(rest.is_empty().then_some(""))))?,
+        Some(rest) => {
+            rest.split_once(']').map(|(host, rest)| (host, rest.strip_prefix(':').or(rest.is_empty().then_some(""))))?
+        }
         None => authority.split_once(':').map_or((authority, Some("")), |(host, port)| (host, Some(port))),
     };
     let named = authority.ends_with(':') || host.is_empty() || host.contains(['@', '%']);
@@ -103,7 +105,8 @@ mod tests {
 
     #[test]
     fn uris_that_mean_an_export() {
-        let tcp = |host: &str, port, export: &str| NbdUri { address: Address::Tcp(host.into(), port), export: export.into() };
+        let tcp =
+            |host: &str, port, export: &str| NbdUri { address: Address::Tcp(host.into(), port), export: export.into() };
         let unix = |path: &str, export: &str| NbdUri { address: Address::Unix(path.into()), export: export.into() };
         for (text, expected) in [
             ("nbd://kvm1", tcp("kvm1", 10809, "")),
@@ -121,9 +124,26 @@ mod tests {
     #[test]
     fn and_that_do_not() {
         for text in [
-            "", "sda", "nbd:kvm1", "nbd:///x", "nbd://kvm1:/x", "nbd://kvm1:0/x", "nbd://kvm1:65536", "nbd://kvm1:+1", "nbd://a@b/x",
-            "nbd://kvm1/%4", "nbd://kvm1/%zz", "nbd://kvm1/x?socket=/s", "nbd+unix:///x", "nbd+unix://h/x?socket=/s", "nbd+unix:///x?socket=",
-            "nbd+unix:///x?socket=/s&tls=1", "nbds://kvm1/x", "http://kvm1/x", "nbd://[::1/x", "nbd://[::1]x/x",
+            "",
+            "sda",
+            "nbd:kvm1",
+            "nbd:///x",
+            "nbd://kvm1:/x",
+            "nbd://kvm1:0/x",
+            "nbd://kvm1:65536",
+            "nbd://kvm1:+1",
+            "nbd://a@b/x",
+            "nbd://kvm1/%4",
+            "nbd://kvm1/%zz",
+            "nbd://kvm1/x?socket=/s",
+            "nbd+unix:///x",
+            "nbd+unix://h/x?socket=/s",
+            "nbd+unix:///x?socket=",
+            "nbd+unix:///x?socket=/s&tls=1",
+            "nbds://kvm1/x",
+            "http://kvm1/x",
+            "nbd://[::1/x",
+            "nbd://[::1]x/x",
         ] {
             assert_eq!(NbdUri::parse(text).unwrap_err().kind(), ErrorKind::Usage, "{text}");
         }

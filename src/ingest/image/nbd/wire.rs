@@ -180,7 +180,8 @@ pub(super) fn option_reply(input: &mut impl Read, option: Opt) -> Result<OptionR
         return Err(bad(format!("the NBD server's answer to option {about} has {len} bytes")));
     }
     let data = vec(input, len)?;
-    option_answer(kind, &data).ok_or_else(|| bad(format!("the NBD server's answer {kind} to option {about} makes no sense")))
+    option_answer(kind, &data)
+        .ok_or_else(|| bad(format!("the NBD server's answer {kind} to option {about} makes no sense")))
 }
 
 fn option_answer(kind: u32, data: &[u8]) -> Option<OptionReply> {
@@ -234,7 +235,11 @@ pub(super) fn chunk(input: &mut impl Read, structured: bool) -> Result<Chunk> {
     match u32_(input)? {
         SIMPLE_REPLY_MAGIC => {
             let (number, cookie) = (u32_(input)?, u64_(input)?);
-            let kind = if number == 0 { ChunkKind::None { simple: true } } else { ChunkKind::Error { number, message: 0, rest: 0 } };
+            let kind = if number == 0 {
+                ChunkKind::None { simple: true }
+            } else {
+                ChunkKind::Error { number, message: 0, rest: 0 }
+            };
             Ok(Chunk { cookie, done: true, kind })
         }
         STRUCTURED_REPLY_MAGIC if structured => {
@@ -275,7 +280,11 @@ pub(super) fn message(input: &mut impl Read, message: u32, rest: u32) -> Result<
 pub(super) fn extents(input: &mut impl Read, count: u32) -> Result<Vec<StatusExtent>> {
     let one = |_| {
         let (len, flags) = (u32_(input)?, u32_(input)?);
-        if len == 0 { Err(bad("the NBD server tells of an extent without bytes")) } else { Ok(StatusExtent { len, flags }) }
+        if len == 0 {
+            Err(bad("the NBD server tells of an extent without bytes"))
+        } else {
+            Ok(StatusExtent { len, flags })
+        }
     };
     (0..count).map(one).collect()
 }

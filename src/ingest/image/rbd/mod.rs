@@ -32,7 +32,10 @@ const HEAD: &[u8] = b"@head";
 pub fn snapshot_id(snapshot: Option<&[u8]>) -> Result<Vec<u8>> {
     let Some(name) = snapshot else { return Ok(HEAD.to_vec()) };
     if name.is_empty() || name.len() > MAX_SNAPSHOT_NAME_BYTES {
-        return Err(bad(format!("a snapshot's name of {} bytes; they have 1 to {MAX_SNAPSHOT_NAME_BYTES}", name.len())));
+        return Err(bad(format!(
+            "a snapshot's name of {} bytes; they have 1 to {MAX_SNAPSHOT_NAME_BYTES}",
+            name.len()
+        )));
     }
     if name.iter().any(|byte| matches!(byte, 0 | b'@' | b'/')) {
         return Err(bad(format!("'{}' cannot be a snapshot's name", printable(name))));

@@ -44,7 +44,8 @@ pub(super) fn parse(input: &[u8], version_2: bool) -> Result<Parsed<'_>> {
     let body = input.get(head..).unwrap_or_default();
     let one = u64_at(body, 0);
     let two = one.zip(u64_at(body, 8));
-    let found = |front: usize, record: Option<Record<'static>>| Ok(record.map(|r| (head + front, r)).ok_or(head + front));
+    let found =
+        |front: usize, record: Option<Record<'static>>| Ok(record.map(|r| (head + front, r)).ok_or(head + front));
     match tag {
         b'f' | b't' => name(tag, head, body, declared),
         b's' => {

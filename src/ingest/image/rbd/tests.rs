@@ -31,7 +31,8 @@ struct Model {
 
 impl Model {
     fn take(&mut self, change: &Change<'_>) {
-        if let Change::Write { offset: end, .. } | Change::Zero { offset: end, .. } | Change::Truncate { size: end, .. } = change
+        if let Change::Write { offset: end, .. } | Change::Zero { offset: end, .. } | Change::Truncate { size: end, .. } =
+            change
             && *end > MODEL_BYTES
         {
             return;
@@ -186,28 +187,54 @@ fn what_is_refused_and_in_which_words() {
         (v1(&[end()]), "the diff does not say how large the disk is (no record 's' before content)"),
         (v1(&[size(), size(), end()]), "a name or the size is given twice"),
         (v1(&[size(), numbers(b'z', &[0, 1]), name(b't', b"x"), end()]), "names and sizes must stand before content"),
-        (v1(&[numbers(b's', &[1 << 63]), end()]), "the disk has 9223372036854775808 bytes; a file cannot be larger than 9223372036854775807"),
+        (
+            v1(&[numbers(b's', &[1 << 63]), end()]),
+            "the disk has 9223372036854775808 bytes; a file cannot be larger than 9223372036854775807",
+        ),
         (v1(&[size(), numbers(b'w', &[8192, 1]), vec![0], end()]), "1 bytes at 8192 in a disk of 8192 bytes"),
-        (v1(&[size(), numbers(b'w', &[u64::MAX, 2]), vec![0, 0], end()]), "2 bytes at 18446744073709551615 in a disk of 8192 bytes"),
+        (
+            v1(&[size(), numbers(b'w', &[u64::MAX, 2]), vec![0, 0], end()]),
+            "2 bytes at 18446744073709551615 in a disk of 8192 bytes",
+        ),
         (v1(&[name(b't', b""), size(), end()]), "a snapshot's name of 0 bytes; they have 1 to 256"),
         (v1(&[name(b'f', b"a@b"), size(), end()]), "'a@b' cannot be a snapshot's name"),
-        (v1(&[size(), numbers(b'Q', &[1]), end()]), "a record of unknown kind 'Q'; version 1 does not say how long it is"),
+        (
+            v1(&[size(), numbers(b'Q', &[1]), end()]),
+            "a record of unknown kind 'Q'; version 1 does not say how long it is",
+        ),
         (v1(&[size(), end(), b"x".to_vec()]), "what follows a diff is not another diff"),
-        (b"rbd image v2\nErbd image diffs v2\n\0\0\0\0\0\0\0\0".to_vec(), "the container has no diff, so there is no image in it"),
-        (b"rbd image v2\nErbd image diffs v1\n\0\0\0\0\0\0\0\0".to_vec(), "the container's description is not followed by its diffs"),
+        (
+            b"rbd image v2\nErbd image diffs v2\n\0\0\0\0\0\0\0\0".to_vec(),
+            "the container has no diff, so there is no image in it",
+        ),
+        (
+            b"rbd image v2\nErbd image diffs v1\n\0\0\0\0\0\0\0\0".to_vec(),
+            "the container's description is not followed by its diffs",
+        ),
         (b"rbd image v2\n\x01".to_vec(), "0x01 is no entry of a container's description"),
     ];
     for (bytes, message) in cases {
         assert_eq!(decode(&bytes, 3).unwrap_err().to_string(), message);
     }
-    let trailing = [&b"rbd image v2\nErbd image diffs v2\n\x01\0\0\0\0\0\0\0rbd diff v2\ns\x08\0\0\0\0\0\0\0"[..], &[0; 8], b"erbd diff v2\n"];
+    let trailing = [
+        &b"rbd image v2\nErbd image diffs v2\n\x01\0\0\0\0\0\0\0rbd diff v2\ns\x08\0\0\0\0\0\0\0"[..],
+        &[0; 8],
+        b"erbd diff v2\n",
+    ];
     assert_eq!(decode(&trailing.concat(), 3).unwrap_err().to_string(), "bytes follow the last diff of the container");
     assert!(decode(b"", 1).is_err() && decode(b"rbd image v2\nE", 1).is_err());
 }
 
 #[test]
 fn holes_past_the_end_are_cut_off() {
-    let records = [numbers(b's', &[8192]), numbers(b'w', &[0, 3]), b"abc".to_vec(), numbers(b'z', &[1, 1 << 40]), numbers(b'z', &[9000, 5]), b"e".to_vec()];
+    let records = [
+        numbers(b's', &[8192]),
+        numbers(b'w', &[0, 3]),
+        b"abc".to_vec(),
+        numbers(b'z', &[1, 1 << 40]),
+        numbers(b'z', &[9000, 5]),
+        b"e".to_vec(),
+    ];
     let model = decode(&v1(&records), 1).unwrap();
     let content = &model.states[&b"@head"[..]];
     assert!(content.len() == 8192 && content[0] == b'a' && content[1..].iter().all(|b| *b == 0));
@@ -222,7 +249,8 @@ fn a_raw_disk_is_its_bytes() {
         assert!(model.states[&b"x@"[..]] == content, "{size:?} {step}");
     }
     for size in [700_000, 700_002] {
-        let error = run(&mut RawDecoder::new(b"x@".to_vec(), disk(), Some(size)), &content, 1 << 20, &mut Model::default());
+        let error =
+            run(&mut RawDecoder::new(b"x@".to_vec(), disk(), Some(size)), &content, 1 << 20, &mut Model::default());
         assert!(error.unwrap_err().to_string().ends_with(&format!("than the {size} that were announced")));
     }
 }
