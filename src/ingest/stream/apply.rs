@@ -13,7 +13,7 @@ use super::store::Store;
 use crate::catalog::points::printable;
 use crate::catalog::tree;
 use crate::ingest::change::{Change, SetAttr};
-use crate::ingest::report::{Monitor, News};
+use crate::ingest::report::Monitor;
 use crate::{Error, ErrorKind, Result};
 use repo_format::{
     ChunkId, Counts, Device, Dirent, FileKind, Inode, Key, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_TARGET_BYTES, MAX_XATTR_BYTES,
@@ -105,9 +105,7 @@ impl<'s> State<'s> {
 impl<'s> Apply<'_, 's> {
     /// Applies one change between `Begin` and `End`.
     pub(super) fn change(&mut self, change: &Change<'_>) -> Result<()> {
-        if self.around.stop.load(Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped"));
-        }
+        self.check_stop()?;
         let tree = &mut self.state.tree;
         match *change {
             Change::Create { path, kind, ino, device } => self.create(path, kind, ino, device)?,
@@ -129,6 +127,14 @@ impl<'s> Apply<'_, 's> {
             Change::Begin { .. } | Change::Note { .. } | Change::End => {}
         }
         self.make_room()
+    }
+
+    /// An error once the user has said stop.
+    pub(super) fn check_stop(&self) -> Result<()> {
+        match self.around.stop.load(Relaxed) {
+            true => Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped")),
+            false => Ok(()),
+        }
     }
 
     /// Moves what is staged to a tree when it takes too much memory.
@@ -174,7 +180,7 @@ impl<'s> Apply<'_, 's> {
             self.state.tree.created_dir(ino)?;
             self.around.monitor.on_dir(path);
         } else {
-            self.around.monitor.on_file(0, News::New);
+            self.around.monitor.on_file(0, crate::ingest::report::News::New);
         }
         Ok(())
     }

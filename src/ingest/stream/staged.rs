@@ -260,11 +260,10 @@ impl<'s> StagedTree<'s> {
         Ok(!self.dead.contains(&ino) && self.base_row(&Key::Inode(ino))?.is_some())
     }
 
-    /// Gives a directory another number, so that its own is free. Only one that a path has led to can be moved: it
-    /// is one that the source has removed already and that the stream takes apart later.
+    /// Gives a directory another number, so that its own is free. Only one that the stream has renamed: it is one
+    /// that the source has removed already and that the stream takes apart later.
     fn exile(&mut self, ino: u64) -> Result<bool> {
-        let is_dir = self.inodes.get(&ino).is_some_and(|staged| staged.inode.kind() == FileKind::Dir);
-        if !is_dir || ino == ROOT_INO || self.next_exile < FIRST_EXILE {
+        if !self.moved.contains(&ino) || self.next_exile < FIRST_EXILE {
             return Ok(false);
         }
         let number = self.next_exile;

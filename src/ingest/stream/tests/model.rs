@@ -128,6 +128,8 @@ impl Model {
             }
             Op::Clone { to, offset, state, from, from_offset, len } => {
                 self.file(to)?;
+                // The state that is being made may be named, too.
+                let state = state.filter(|state| *state != states.len());
                 let mut other = state.map(|state| states.get(state).cloned());
                 let source = match &mut other {
                     Some(state) => state.as_mut()?.file(from)?,

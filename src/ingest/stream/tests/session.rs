@@ -180,7 +180,7 @@ fn an_error_says_where_it_is_and_keeps_only_what_was_complete() {
         assert_eq!(points(), 0, "{stream}");
     }
     let error = ingest(&writer, "begin A\nfile a 257\nnoise a 1 2000000\nbegin B A\nunlink nix\nend\n", &o).unwrap_err();
-    assert_eq!(error.to_string(), "one restore point was made; then: byte 55 of the stream, a line: 'nix' does not exist");
+    assert_eq!(error.to_string(), "one restore point was made; then: byte 47 of the stream, a line: 'nix' does not exist");
     assert_eq!(points(), 1);
     // What was stored for nothing is found by the next run.
     let lost = "begin X\nfile a 257\nnoise a 9 2000000\nunlink nix\n";
