@@ -13,6 +13,7 @@
 //! | [`chunker`], `zero` | where content is cut: a pure function |
 //! | `file`, `source` | one file; the operating system in the tree's types |
 //! | [`change`] | the one language of streams |
+//! | [`image`] | disk images: RBD streams, NBD servers, changed extents, raw disks |
 //! | [`stream`] | from changes to sealed points |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
@@ -23,6 +24,7 @@ pub mod chunker;
 pub mod exclude;
 mod file;
 mod file_systems;
+pub mod image;
 mod large;
 mod links;
 mod listing;
