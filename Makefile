@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := $(TARGET)/compat-venv
 export RELICT_PYTHON ?= $(abspath $(VENV))/bin/python
 
-.PHONY: demo test lint fmt bench peers setup build compat clean
+.PHONY: demo test lint fmt bench peers mounts setup build compat clean
 
 demo: build
 	tests/demo.sh $(TARGET)/release
@@ -40,6 +40,10 @@ bench: build
 # relict and the tools it answers to, on the same data; `make peers DATA=dir` takes dir/v1 and dir/v2.
 peers: build
 	RELICT_BIN=$(abspath $(TARGET))/release benches/peers/run.sh $(DATA)
+
+# The mount beside those of other tools and file systems; `make mounts SRC=dir IMAGE=file`. Needs root.
+mounts: build
+	RELICT_BIN=$(abspath $(TARGET))/release benches/mount/run.sh $(SRC) $(IMAGE)
 
 clean:
 	$(CARGO) clean
