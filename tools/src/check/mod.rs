@@ -81,7 +81,8 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let present: HashSet<PackageId> = repository.packages().list()?.into_iter().collect();
     repository.refresh()?;
     let packages = repository.index().packages()?;
-    let records = repository.points()?;
+    // Forgotten ones too: they can be brought back.
+    let records = repository.all_points()?;
     let table = ChunkTable::load(repository.index())?;
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
     let deadline = request.max_duration.map(|limit| Instant::now() + limit);
