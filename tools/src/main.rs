@@ -4,9 +4,12 @@
 
 mod check;
 mod confirm;
+mod dump;
+mod health;
 mod keys;
 mod rebuild;
 mod repair;
+mod stats;
 
 use clap::{Args, Parser, Subcommand};
 use relict::Result;
@@ -54,6 +57,12 @@ enum Command {
     Rebuild(rebuild::Options),
     /// Mend damage: bring back what can be had, put damaged packages aside, say what is lost
     Repair(repair::Options),
+    /// Show what the repository holds, what it costs, and what forgetting a restore point would free
+    Stats(stats::Options),
+    /// Show points, ages, verification and findings for monitoring
+    Health(health::Options),
+    /// Show any record as JSON
+    Dump(dump::Options),
 }
 
 impl Command {
@@ -63,6 +72,9 @@ impl Command {
             Self::Keys(options) => keys::run(context, &options),
             Self::Rebuild(options) => rebuild::run(context, &options),
             Self::Repair(options) => repair::run(context, &options),
+            Self::Stats(options) => stats::run(context, &options),
+            Self::Health(options) => health::run(context, &options),
+            Self::Dump(options) => dump::run(context, &options),
         }
     }
 }

@@ -14,8 +14,8 @@ pub use affected::Names;
 pub use command::{Options, run, show_findings};
 pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Severity};
 pub use packages::Totals;
-pub use select::{Selection, oldest, parse_span};
-pub use tree::{DAMAGED, LostRange};
+pub use select::{Selection, oldest};
+pub use tree::{DAMAGED, LostRange, describe_range};
 
 use packages::{PackageCheck, interrupted};
 use relict::Result;
@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use table::ChunkTable;
+pub use table::ChunkTable;
 use tree::{TreeCheck, TreeReport};
 
 /// What to check.
@@ -236,7 +236,7 @@ fn name_files(repository: &Repository, points: &[PointRecord], report: &mut Repo
             paths.dedup();
             // A finding of one tree's node names the files of that tree alone.
             let other_tree = finding.affected.first().is_some_and(|a| a.point != label(point));
-            if !(finding.kind == Kind::Node && other_tree) {
+            if finding.kind != Kind::KnownLoss && !(finding.kind == Kind::Node && other_tree) {
                 finding.affected.extend(paths.into_iter().map(|path| Affected { point: label(point), path: path.clone() }));
             }
         }

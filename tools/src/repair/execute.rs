@@ -19,6 +19,8 @@ const NOTED: usize = 20;
 /// What was done.
 #[derive(Default)]
 pub struct Done {
+    /// A new index was made.
+    pub rebuilt: bool,
     /// Chunks stored again.
     pub stored: u64,
     /// Where damaged packages are now.
