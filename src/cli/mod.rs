@@ -7,6 +7,7 @@ mod backup;
 mod cat;
 pub mod context;
 pub mod exit;
+mod ingest;
 mod init;
 mod ls;
 mod mount;
@@ -87,6 +88,7 @@ struct Global {
 enum Command {
     Init(init::InitArgs),
     Backup(backup::BackupArgs),
+    Ingest(ingest::IngestArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
     Mount(mount::MountArgs),
@@ -162,6 +164,8 @@ fn not_understood(error: &clap::Error, json: bool) -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome> {
     let global = cli.global;
+    // With fewer it works too, only slower.
+    let _ = crate::os::raise_open_files();
     let context = Context {
         password: PasswordSource::choose(
             global.password_file.as_deref(),
@@ -178,6 +182,7 @@ fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
         Command::Backup(args) => backup::run(&context, args),
+        Command::Ingest(args) => ingest::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
         Command::Mount(args) => mount::run(&context, &args),

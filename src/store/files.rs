@@ -25,7 +25,8 @@ impl FileStore {
     /// A store over `root`, the repository's `packages/` directory.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, open: Cache::new(OPEN_FILES), writing: std::sync::Mutex::default() }
+        let open_files = usize::try_from(crate::os::open_files() / 8).unwrap_or(OPEN_FILES).min(OPEN_FILES);
+        Self { root, open: Cache::new(open_files), writing: std::sync::Mutex::default() }
     }
 
     fn path(&self, id: &PackageId) -> PathBuf {
@@ -56,8 +57,9 @@ impl FileStore {
 fn missing(path: &Path, error: std::io::Error) -> Error {
     let what = format!("package {} cannot be opened", path.display());
     if error.kind() == Io::NotFound {
+        // In words only: as an errno it would reach the reader of a mounted file, which does exist.
         Error::new(ErrorKind::Damaged, what)
-            .because(error)
+            .because(error.to_string())
             .advise("run 'relict-maint check' to see which restore points need this package")
     } else {
         Error::io(what, error)

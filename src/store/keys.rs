@@ -143,6 +143,16 @@ fn wrapping_key(slot: &KeySlot, password: &[u8]) -> Result<PackageKey> {
     let params = params.map_err(|e| failed(&e))?;
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
     let mut out = [0; 32];
-    argon.hash_password_into(password, &slot.salt, &mut out).map_err(|e| failed(&e))?;
+    let memory = kdf_memory(argon.params().block_count()).map_err(|e| failed(&e))?;
+    argon.hash_password_into_with_memory(password, &slot.salt, &mut out, memory).map_err(|e| failed(&e))?;
     PackageKey::new(&out).ok_or_else(|| failed(&"no key"))
+}
+
+/// The function's memory, in large pages where the system has them: 46 MiB of small ones cost as much as the hashing.
+fn kdf_memory(blocks: usize) -> std::result::Result<Vec<argon2::Block>, std::collections::TryReserveError> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(blocks)?;
+    crate::os::prefer_large_pages(memory.spare_capacity_mut());
+    memory.resize(blocks, argon2::Block::new());
+    Ok(memory)
 }

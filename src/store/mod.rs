@@ -3,6 +3,7 @@
 //! Reading goes through [`Repository`], writing through [`Writer`]; both stand on [`PackageStore`], which has
 //! three implementations, and on [`Index`], which can always be rebuilt from packages.
 
+mod buffers;
 mod create;
 mod files;
 mod health;
@@ -11,6 +12,7 @@ mod keys;
 mod lease;
 mod memory;
 mod package_store;
+mod present;
 mod rebuild;
 mod recover;
 mod repair;

@@ -1,7 +1,7 @@
 //! A new index from nothing but packages and keys: the old one is put aside, never destroyed.
 
 use super::files::sync_dir;
-use super::index::{Index, IndexBatch, PackageInfo};
+use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::keys::Keys;
 use super::lease::Lease;
 use super::recover::{finish_open_packages, index_segment, read_record};
@@ -52,13 +52,16 @@ pub fn rebuild(path: &Path, unlock: &mut Unlock<'_>) -> Result<Rebuilt> {
     let index = Arc::new(Index::open_writer(&new, false, true)?);
     let store = FileStore::new(path.join("packages"));
     fill(&index, &store, &keys, &header, &mut out)?;
-    finish_open_packages(&index, &*package_store(path, &header, &index), &keys)?;
+    finish_open_packages(&index, &*package_store(path, &header, &index), &keys, &EVERYTHING)?;
     out.chunks = index.chunks()?.count() as u64;
     index.flush()?;
     drop(index);
     swap(path, &new, &mut out)?;
     Ok(out)
 }
+
+/// A new index names nothing but what was just found.
+const EVERYTHING: fn(&Location) -> Result<bool> = |_| Ok(true);
 
 fn fill(index: &Index, store: &dyn PackageStore, keys: &Keys, header: &RepoHeader, out: &mut Rebuilt) -> Result<()> {
     let mut ids = store.list()?;
@@ -85,16 +88,14 @@ fn add_package(
     out: &mut Rebuilt,
 ) -> Result<()> {
     let scanned = scan_package(store, id)?;
-    if scanned.header.repo != header.repo {
-        return Err(Error::damaged("it belongs to another repository"));
-    }
+    scanned.belongs_to(header.repo, keys.encrypted())?;
     let sealed = scanned.footer.is_some();
     let info = PackageInfo { number, id: *id, kind: scanned.header.kind, sealed, bytes: scanned.bytes };
     let mut batch = IndexBatch::default();
     index.add_package(&mut batch, &info)?;
     if sealed {
         for found in &scanned.segments {
-            index_segment(index, &mut batch, number, found)?;
+            index_segment(index, &mut batch, number, found, &EVERYTHING)?;
         }
         out.damage.extend(scanned.damage.iter().map(|(at, e)| format!("package {id}, byte {at}: {e}")));
     } else {
