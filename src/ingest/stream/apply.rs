@@ -170,7 +170,7 @@ impl<'s> Apply<'_, 's> {
             self.state.tree.created_dir(ino)?;
             self.around.monitor.on_dir(path);
         } else {
-            self.around.monitor.on_file(0, false);
+            self.around.monitor.on_file(0, crate::ingest::report::News::New);
         }
         Ok(())
     }
