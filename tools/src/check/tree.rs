@@ -12,7 +12,7 @@ use relict::store::{NodeRef, Repository};
 use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// The attribute by which repair marks a file that lost something (SPEC.md section 14).
+/// The attribute by which repair marks a file that lost something (SPEC.md section 15).
 pub const DAMAGED: &[u8] = b"user.relict.damaged";
 /// Problems of one tree that are spelled out; the rest are counted.
 const WRONG_SHOWN: usize = 10;

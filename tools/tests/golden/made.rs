@@ -22,6 +22,8 @@ pub struct Made {
     pub dir: TempDir,
     /// Files of each restore point, oldest first.
     pub points: Vec<Files>,
+    /// Inode numbers by path.
+    inodes: BTreeMap<String, u64>,
 }
 
 pub fn unlock() -> relict::Result<Vec<u8>> {
@@ -42,7 +44,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// Three states of a directory: enough small files for several tree nodes, and large ones over several segments.
-fn states() -> Vec<Files> {
+pub fn states() -> Vec<Files> {
     let mut first = Files::new();
     for n in 0..240 {
         first.insert(format!("many/file-{n:03}"), format!("small file number {n}\n").into_bytes());
@@ -67,19 +69,28 @@ impl Made {
     }
 
     pub fn with(encrypt: bool, chunk_bytes: [u32; 3]) -> Self {
-        let made = Self { dir: tempfile::tempdir().unwrap(), points: states() };
+        let mut made = Self { dir: tempfile::tempdir().unwrap(), points: Vec::new(), inodes: BTreeMap::new() };
         let kdf = KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
         create(&made.repo(), &mut unlock, &CreateOptions { encrypt, kdf, chunk_bytes, ..CreateOptions::default() }).unwrap();
-        let mut inodes = BTreeMap::new();
-        for (number, files) in made.points.iter().enumerate() {
-            let writer = Writer::open(&made.repo(), &mut unlock, &OpenOptions::default()).unwrap();
-            add_point(&writer, number as u8 + 1, files, &mut inodes);
-            drop(writer);
-            if number + 2 == made.points.len() {
+        for (number, files) in states().into_iter().enumerate() {
+            made.add(files, |_, bytes| version(bytes));
+            if number == 1 {
                 copy_dir(&made.repo().join("db"), &made.dir.path().join("older-db"));
             }
         }
         made
+    }
+
+    /// One more restore point; `version_of` gives what the times of a file are made from.
+    pub fn add(&mut self, files: Files, version_of: impl Fn(&str, &[u8]) -> u8) {
+        self.add_cut(files, version_of, CHUNK_BYTES);
+    }
+
+    /// As [`Made::add`], with chunks of another length.
+    pub fn add_cut(&mut self, files: Files, version_of: impl Fn(&str, &[u8]) -> u8, chunk_bytes: usize) {
+        let writer = Writer::open(&self.repo(), &mut unlock, &OpenOptions::default()).unwrap();
+        add_point(&writer, self.points.len() as u8 + 1, &files, &mut self.inodes, &version_of, chunk_bytes);
+        self.points.push(files);
     }
 
     pub fn repo(&self) -> PathBuf {
@@ -202,7 +213,7 @@ fn read_point(repository: &Repository, record: &PointRecord) -> BTreeMap<String,
     files.iter().filter_map(|(ino, file)| Some((path(*ino)?, (read(file), file.1)))).collect()
 }
 
-fn version(bytes: &[u8]) -> u8 {
+pub fn version(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum: u8, b| sum.wrapping_mul(31).wrapping_add(*b))
 }
 
@@ -225,7 +236,14 @@ fn inode(dir: bool, nlink: u32, size: u64, version: u8) -> Inode {
 }
 
 /// Stores a state as a restore point; inode numbers stay with their paths.
-fn add_point(writer: &Writer, number: u8, files: &Files, inodes: &mut BTreeMap<String, u64>) {
+fn add_point(
+    writer: &Writer,
+    number: u8,
+    files: &Files,
+    inodes: &mut BTreeMap<String, u64>,
+    version_of: &dyn Fn(&str, &[u8]) -> u8,
+    chunk_bytes: usize,
+) {
     let mut entries: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let dirs: BTreeSet<&str> = files.keys().filter_map(|path| path.split_once('/')).map(|(dir, _)| dir).collect();
     let mut ino_of = |path: &str| {
@@ -246,11 +264,11 @@ fn add_point(writer: &Writer, number: u8, files: &Files, inodes: &mut BTreeMap<S
             None => (ROOT_INO, path.as_str()),
         };
         // The version in the times follows the content, as with a file system.
-        entries.insert(Key::Inode(ino).encode(), inode(false, 1, bytes.len() as u64, version(bytes)).encode());
+        entries.insert(Key::Inode(ino).encode(), inode(false, 1, bytes.len() as u64, version_of(path, bytes)).encode());
         entries.insert(Key::Dirent(parent, name.as_bytes()).encode(), Dirent { ino, kind: FileKind::File }.encode());
-        for (n, part) in bytes.chunks(CHUNK_BYTES).enumerate() {
+        for (n, part) in bytes.chunks(chunk_bytes).enumerate() {
             let extent = Extent { skip: 0, len: part.len() as u32, chunk: batch.store(part) };
-            entries.insert(Key::Extent(ino, (n * CHUNK_BYTES) as u64).encode(), extent.encode());
+            entries.insert(Key::Extent(ino, (n * chunk_bytes) as u64).encode(), extent.encode());
         }
     }
     batch.flush();

@@ -1,7 +1,9 @@
 //! Golden repositories by disease. Of each: what check says (a reviewed snapshot), what repair does, and how every file of
 //! every restore point reads afterwards. Whatever the disease: no file ever reads as something it was not.
 
+mod keys;
 mod made;
+mod upkeep;
 
 use made::{Made, Verdict, change, copy_dir};
 use repo_format::PackageKind;
