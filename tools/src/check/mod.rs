@@ -115,6 +115,8 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         report.findings.extend(rotten_files(repository, points.all())?);
         name_files(repository, points.all(), &mut report)?;
     }
+    // Threads find things in any order; people read them in one.
+    report.findings.sort_by_key(|f| (f.kind.severity() == Severity::Warning, f.kind, f.place.map(|p| (p.package, p.offset))));
     Ok(report)
 }
 

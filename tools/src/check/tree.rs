@@ -382,6 +382,7 @@ impl NodeVisitor for TreeCheck<'_> {
 pub fn describe_range(from: &[u8], to: Option<&[u8]>) -> String {
     let ino = |key: &[u8]| key.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
     match to.map(ino) {
+        None if from.is_empty() || ino(from) == TREE_INO => "(the whole tree)".to_owned(),
         Some(to) if to == ino(from) => format!("(part of inode {to})"),
         Some(to) => format!("(inodes {} to {to})", ino(from)),
         None => format!("(inodes from {})", ino(from)),

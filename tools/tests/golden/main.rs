@@ -25,6 +25,22 @@ fn redacted(made: &Made, packages: &[(PackageKind, PathBuf)], text: &str) -> Str
     out
 }
 
+/// The findings in order of their text: their own order follows ids that are drawn.
+fn ordered(text: &str) -> String {
+    let (mut findings, mut rest): (Vec<String>, String) = (Vec::new(), String::new());
+    for line in text.lines() {
+        if line.starts_with("problem: ") || line.starts_with("warning: ") {
+            findings.push(format!("{line}\n"));
+        } else if let Some(last) = findings.last_mut().filter(|_| line.starts_with("    ") && rest.is_empty()) {
+            last.push_str(&format!("{line}\n"));
+        } else {
+            rest.push_str(&format!("{line}\n"));
+        }
+    }
+    findings.sort();
+    findings.concat() + &rest
+}
+
 /// How the files read, by verdict; the paths of all that are not right.
 fn readings(made: &Made) -> String {
     let mut out: BTreeMap<(usize, Verdict), Vec<String>> = BTreeMap::new();
@@ -51,21 +67,24 @@ fn case(name: &str, damage: impl FnOnce(&Made, &[(PackageKind, PathBuf)])) {
     assert!(matches!(again.status.code(), Some(0 | 3)), "{name}: after the repair: {}", text(&again));
     let second = made.maint(&["repair", "--yes", "--quiet"]);
     assert!(matches!(second.status.code(), Some(0 | 3)), "{name}: a second repair: {}", text(&second));
+    let known = |output: &Output| ordered(&redacted(&made, &[packages.clone(), new_packages(&made, &packages)].concat(), &text(output)));
     let report = format!(
         "check: exit {:?}\n{}\nplan: exit {:?}\n\nrepair: exit {:?}\n{}\ncheck again: exit {:?}\n{}\nfiles:\n{}",
         check.status.code().unwrap(),
-        text(&check),
+        known(&check),
         plan.status.code().unwrap(),
         repair.status.code().unwrap(),
-        done(&text(&repair)),
+        done(&known(&repair)),
         again.status.code().unwrap(),
-        text(&again),
+        known(&again),
         readings(&made)
     );
-    let mut all = made.packages();
-    all.retain(|p| !packages.contains(p));
-    let report = redacted(&made, &[packages, all].concat(), &report);
     insta::assert_snapshot!(name, report);
+}
+
+/// Packages that a repair made.
+fn new_packages(made: &Made, old: &[(PackageKind, PathBuf)]) -> Vec<(PackageKind, PathBuf)> {
+    made.packages().into_iter().filter(|p| !old.contains(p)).collect()
 }
 
 /// What repair says behind the findings, which are the check's.
