@@ -142,6 +142,11 @@ fn serve(
     ready: &dyn Fn() -> Result<()>,
 ) -> Result<Outcome> {
     let repo = context.repository(cache_bytes)?;
+    // Pinned before the list is read; see store::pins.
+    if let Err(e) = repo.pin() {
+        eprintln!("relict: this mount does not keep 'relict-maint prune' from removing what it shows: {e}");
+    }
+    repo.refresh()?;
     let mut options = MountOptions { allow_other: args.allow_other, ..MountOptions::default() };
     if let Some(path) = &args.log {
         let (log, mountpoint) = (open_log(path)?, mountpoint.to_path_buf());

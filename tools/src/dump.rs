@@ -87,7 +87,7 @@ fn chunk_id(text: &str) -> Result<ChunkId> {
 }
 
 fn resolve(repository: &Repository, expression: &str) -> Result<PointRecord> {
-    Points::new(repository.point_records()?).resolve(expression, &Filter::default()).cloned()
+    Points::new(crate::check::all_records(repository)?).resolve(expression, &Filter::default()).cloned()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -277,5 +277,6 @@ fn point_json(p: &PointRecord) -> Json {
 fn journal(record: &JournalRecord) -> Json {
     match record {
         JournalRecord::PackageOpen { package, kind } => json!({"kind": "PackageOpen", "package": package.to_string(), "package_kind": format!("{kind:?}")}),
+        JournalRecord::PackageFree { package } => json!({"kind": "PackageFree", "package": package.to_string()}),
     }
 }

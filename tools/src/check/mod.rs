@@ -81,7 +81,8 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let present: HashSet<PackageId> = repository.packages().list()?.into_iter().collect();
     repository.refresh()?;
     let packages = repository.index().packages()?;
-    let records = repository.points()?;
+    // Forgotten ones too: they can be brought back.
+    let records = repository.all_points()?;
     let table = ChunkTable::load(repository.index())?;
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
     let deadline = request.max_duration.map(|limit| Instant::now() + limit);
@@ -131,6 +132,12 @@ fn readable(records: Records, findings: &mut Vec<Finding>) -> Points {
         }
     }
     Points::new(out)
+}
+
+/// The records of all restore points that can be read, forgotten ones too: until a prune they are whole.
+pub fn all_records(repository: &Repository) -> Result<Vec<PointRecord>> {
+    let all = repository.all_points()?.into_iter();
+    Ok(all.filter_map(|(_, record)| record.ok()).map(|record| PointRecord::clone(&record)).collect())
 }
 
 /// How people know a restore point.
@@ -194,7 +201,7 @@ fn forgotten_records(repository: &Repository, seen: &[(ChunkId, PackageId)]) -> 
 /// Whether a record was replaced by a later one of the same point, as a repair does (SPEC.md section 8).
 fn superseded(repository: &Repository, chunk: &ChunkId) -> bool {
     let record = repository.chunk(chunk).ok().and_then(|bytes| PointRecord::decode(&bytes).ok());
-    let points = repository.point_records().unwrap_or_default();
+    let points = all_records(repository).unwrap_or_default();
     record.is_some_and(|old| points.iter().any(|new| new.id == old.id && new.sealed >= old.sealed))
 }
 

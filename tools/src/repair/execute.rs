@@ -5,7 +5,7 @@ use super::plan::Plan;
 use super::salvage::{Restorer, kind_of, save};
 use super::sources::fetch;
 use super::truth::{self, Truth};
-use crate::check::now_sec;
+use crate::check::{all_records, now_sec};
 use relict::catalog::points::Points;
 use relict::catalog::tree::apply;
 use relict::store::{Repository, Writer, drop_point, quarantine};
@@ -55,7 +55,7 @@ pub fn execute(writer: &Writer, plan: &Plan, other: Option<&Repository>) -> Resu
 /// Writes the new truth of every point that lost something for good.
 pub fn mend_points(writer: &Writer, plan: &Plan, done: &mut Done) -> Result<()> {
     let repository = writer.repository();
-    for point in Points::new(repository.point_records()?).all() {
+    for point in Points::new(all_records(repository)?).all() {
         let ranges = plan.lost_ranges(&point.id);
         let hurt = truth::hurt(repository, point, &|id| plan.lost.contains(id))?;
         if hurt.inodes.is_empty() && ranges.is_empty() {

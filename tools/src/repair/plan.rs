@@ -3,7 +3,7 @@
 
 use super::salvage::{Inventory, inventory};
 use super::sources::{Origin, Origins, in_repository, in_source};
-use crate::check::{Finding, describe_range, Kind, Report, Request, Selection, Severity, Totals, check, label};
+use crate::check::{Finding, all_records, describe_range, Kind, Report, Request, Selection, Severity, Totals, check, label};
 use relict::Result;
 use relict::catalog::points::Points;
 use relict::cli::text;
@@ -61,7 +61,7 @@ impl Plan {
         }
         let records = lost_records(repository, &wanted)?;
         wanted.extend(records.iter().map(|(_, chunk)| *chunk));
-        let points = Points::new(repository.point_records()?);
+        let points = Points::new(all_records(repository)?);
         let origins = search(repository, sources, &report, points.all(), &wanted, stop)?;
         let lost: HashSet<ChunkId> = wanted.into_iter().filter(|id| !origins.contains_key(id)).collect();
         let rebuild = report.findings.iter().any(|f| f.kind == Kind::Index);

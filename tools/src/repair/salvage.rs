@@ -2,7 +2,7 @@
 
 use relict::store::{Location, PackageInfo, Repository, Segment, Writer};
 use relict::{Error, Result};
-use repo_format::{ChunkId, Node, PackageKind, PointRecord, SegmentKind};
+use repo_format::{ChunkId, Node, PackageKind, PointRecord, PointState, SegmentKind};
 use std::collections::{HashMap, HashSet};
 
 /// Chunks are collected up to so many bytes before they become a segment.
@@ -84,6 +84,8 @@ pub fn kind_of(package: Option<PackageKind>, bytes: &[u8]) -> SegmentKind {
         SegmentKind::Node
     } else if PointRecord::decode(bytes).is_ok() {
         SegmentKind::Point
+    } else if PointState::decode(bytes).is_ok() {
+        SegmentKind::State
     } else {
         SegmentKind::Data
     }

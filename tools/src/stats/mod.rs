@@ -2,7 +2,7 @@
 
 mod usage;
 
-use crate::check::{ChunkTable, label};
+use crate::check::{ChunkTable, all_records, label};
 use clap::Args;
 use relict::Result;
 use relict::catalog::points::{Points, printable, short_id, time_name};
@@ -39,6 +39,8 @@ struct Stats {
     points: Vec<(PointRecord, Share, u64)>,
     sources: BTreeMap<(Vec<u8>, Vec<u8>), SourceFigures>,
     unused: Share,
+    /// Points that are forgotten: a prune frees what they alone need.
+    hidden: HashSet<PointId>,
 }
 
 #[derive(Default)]
@@ -68,7 +70,7 @@ fn count(repository: &Repository) -> Result<Stats> {
     repository.refresh()?;
     let table = ChunkTable::load(repository.index())?;
     let records: HashMap<PointId, ChunkId> = repository.index().points()?.into_iter().collect();
-    let points = Points::new(repository.point_records()?);
+    let points = Points::new(all_records(repository)?);
     let record_of = |p: &PointRecord| records.get(&p.id).copied().unwrap_or_default();
     let mut by_point = Usage::new(&table);
     let mut lost = Vec::new();
@@ -93,7 +95,8 @@ fn count(repository: &Repository) -> Result<Stats> {
     }
     let (content, metadata, package_bytes) = kinds(repository, &table)?;
     let with_share = points.all().iter().cloned().zip(shares).zip(lost).map(|((p, s), l)| (p, s, l));
-    Ok(Stats { content, metadata, package_bytes, points: with_share.collect(), sources, unused })
+    let hidden = repository.index().states()?.into_iter().filter(|(_, state)| state.hidden.is_some()).map(|(id, _)| id).collect();
+    Ok(Stats { hidden, content, metadata, package_bytes, points: with_share.collect(), sources, unused })
 }
 
 /// Figures of content and of metadata, from the index alone.
@@ -139,7 +142,7 @@ fn show_text(stats: &Stats) {
     let rows: Vec<Vec<String>> = stats.sources.iter().map(source_row).collect();
     print!("{}", text::table(&["source", "points", "raw", "its own", "stored"], &right, &rows));
     println!();
-    let rows: Vec<Vec<String>> = stats.points.iter().map(point_row).collect();
+    let rows: Vec<Vec<String>> = stats.points.iter().map(|row| point_row(row, &stats.hidden)).collect();
     print!("{}", text::table(&["point", "raw", "its own", "stored", "whole segments"], &right, &rows));
     println!("\n'its own' is what nothing else needs: forgetting and pruning that point or source frees its stored bytes;");
     println!("'whole segments' is the part of it that is freed without writing anything");
@@ -155,9 +158,10 @@ fn source_row(((host, source), figures): (&(Vec<u8>, Vec<u8>), &SourceFigures)) 
     ]
 }
 
-fn point_row((point, share, _): &(PointRecord, Share, u64)) -> Vec<String> {
+fn point_row((point, share, _): &(PointRecord, Share, u64), hidden: &HashSet<PointId>) -> Vec<String> {
+    let forgotten = if hidden.contains(&point.id) { " (forgotten)" } else { "" };
     vec![
-        format!("{} {} {}:{}", short_id(point), time_name(point.time), printable(&point.host), printable(&point.source)),
+        format!("{} {} {}:{}{forgotten}", short_id(point), time_name(point.time), printable(&point.host), printable(&point.source)),
         text::size(point.counts.bytes),
         text::size(share.raw_bytes),
         text::size(share.stored_bytes),
@@ -187,6 +191,7 @@ fn show_json(stats: &Stats) {
                 "files": point.counts.files,
                 "bytes": point.counts.bytes,
                 "unique": share_json(share),
+                "forgotten": stats.hidden.contains(&point.id),
                 "unreadable_nodes": lost,
             })
         );
