@@ -13,6 +13,7 @@ pub struct Restorer<'a> {
     writer: &'a Writer,
     data: Batch,
     nodes: Batch,
+    /// Records of all kinds: each has a segment of its own.
     records: Vec<(SegmentKind, ChunkId, Vec<u8>)>,
     stored: HashSet<ChunkId>,
 }
@@ -48,8 +49,8 @@ impl<'a> Restorer<'a> {
         let batch = match kind {
             SegmentKind::Data => &mut self.data,
             SegmentKind::Node => &mut self.nodes,
-            SegmentKind::Point | SegmentKind::State => {
-                self.records.push((kind, *id, bytes.to_vec()));
+            other => {
+                self.records.push((other, *id, bytes.to_vec()));
                 return Ok(());
             }
         };
