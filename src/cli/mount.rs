@@ -3,16 +3,21 @@
 //! In the background by default: the program starts itself again before it has threads or an open
 //! database, gives that process the password through a pipe, and waits for it to say that the mount is
 //! there. So the command returns 0 exactly when the mount can be used, and otherwise says why not.
+//! In the foreground it tells systemd, if that started it (`service`).
 
 use super::context::Context;
 use super::exit::{self, Outcome};
 use super::out::Out;
+use super::service::Service;
 use super::text::{escape_path, parse_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{self, MountOptions};
+use crate::view::Only;
 use clap::Args;
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,6 +42,9 @@ pub struct MountArgs {
     /// Let other users read it too
     #[arg(long)]
     allow_other: bool,
+    /// Show one source, or one of its restore points, as the root of the mount
+    #[arg(long, value_name = "HOST/SOURCE[@POINT]")]
+    only: Option<OsString>,
     /// Memory for content that was read
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     cache_size: String,
@@ -56,8 +64,14 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<Outcome> {
     if args.notify {
         return as_background(context, args, &mountpoint, cache_bytes);
     }
+    // Whatever is wrong with it is said before a password is asked for.
+    args.only.as_ref().map(|only| Only::parse(only.as_bytes())).transpose()?;
     if args.foreground {
-        let ready = || say_mounted(context, &mountpoint, true);
+        let service = Service::new(&mountpoint, &context.stop);
+        let ready = || {
+            service.ready();
+            say_mounted(context, &mountpoint, true)
+        };
         return serve(context, args, &mountpoint, cache_bytes, &ready);
     }
     start(context, args, &mountpoint)?;
@@ -95,7 +109,8 @@ fn serve(
     ready: &dyn Fn() -> Result<()>,
 ) -> Result<Outcome> {
     let repo = context.repository(cache_bytes)?;
-    let options = MountOptions { allow_other: args.allow_other, ..MountOptions::default() };
+    let only = args.only.as_ref().map(|only| Only::parse(only.as_bytes())).transpose()?;
+    let options = MountOptions { allow_other: args.allow_other, only, ..MountOptions::default() };
     mount::run(repo, mountpoint, &options, ready, &context.stop)?;
     Ok(Outcome::Complete)
 }
@@ -148,6 +163,9 @@ fn spawn(context: &Context, args: &MountArgs, mountpoint: &Path, password: Optio
     command.arg("--repo").arg(repo).arg("mount").arg(mountpoint).args(["--foreground", "--notify", "--cache-size"]);
     command.arg(&args.cache_size);
     command.args(args.allow_other.then_some("--allow-other")).args(context.json.then_some("--json"));
+    if let Some(only) = &args.only {
+        command.arg("--only").arg(only);
+    }
     for name in ["RELICT_PASSWORD", "RELICT_PASSWORD_FILE", "RELICT_PASSWORD_COMMAND", "RELICT_PASSWORD_FD"] {
         command.env_remove(name);
     }

@@ -5,6 +5,7 @@
 //! | [`session`] | mount options, the life of a mount, following new restore points |
 //! | [`adapter`] | FUSE requests to questions of the view, and back |
 //! | [`errno`] | errors to error numbers, once |
+//! | [`figures`] | requests as metrics |
 //! | [`ahead`] | threads that load what will be read next |
 //! | [`tuning`] | the kernel's read-ahead |
 //! | [`umount`] | ending a mount |
@@ -20,6 +21,7 @@
 mod adapter;
 mod ahead;
 mod errno;
+mod figures;
 mod session;
 #[cfg(test)]
 mod tests;

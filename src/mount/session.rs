@@ -5,7 +5,7 @@ use super::ahead::Ahead;
 use super::tuning::set_read_ahead;
 use super::umount::umount;
 use crate::os;
-use crate::view::{Backing, ChangedDir, Damage, Owner, View};
+use crate::view::{Backing, ChangedDir, Damage, Only, Owner, View};
 use crate::{Error, ErrorKind, Result};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use repo_format::Time;
@@ -37,6 +37,8 @@ pub struct MountOptions {
     pub read_ahead_kib: u32,
     /// Where requests are counted.
     pub counts: Arc<RequestCounts>,
+    /// One source or one restore point as the root; None shows everything.
+    pub only: Option<Only>,
     /// Who is told of damage; standard error by default.
     pub report: Arc<dyn Fn(&Damage) + Send + Sync>,
 }
@@ -51,6 +53,7 @@ impl Default for MountOptions {
             ahead_threads: threads.clamp(1, 8),
             read_ahead_kib: MAX_READ_BYTES >> 10,
             counts: Arc::default(),
+            only: None,
             report: Arc::new(|damage| eprintln!("relict: {damage}")),
         }
     }
@@ -73,7 +76,13 @@ pub fn run<B: Backing + 'static>(
     let name = repository.name();
     let owner = Owner { uid: os::geteuid(), gid: os::getegid() };
     let report = Arc::clone(&options.report);
-    let view = Arc::new(View::new(repository, owner, move |damage| report(damage))?);
+    let mut view = View::new(repository, owner, move |damage| report(damage))?;
+    if let Some(only) = &options.only {
+        view = view.with_root(only)?;
+    }
+    let counts = Arc::clone(&options.counts);
+    view.add_figures(move || counts.figures());
+    let view = Arc::new(view);
     let mounted = Mounted::start(&view, mountpoint, name, options)?;
     if let Err(error) = ready() {
         mounted.end();

@@ -122,14 +122,23 @@ impl Comparison {
         }
         let (mut olds, mut news) = (names(nodes, &self.old, old).peekable(), names(nodes, &self.new, new).peekable());
         while let Some((name, old, new)) = next_name(&mut olds, &mut news)? {
-            let difference = match (old, new) {
-                (Some(old), Some(new)) => self.difference(nodes, old, new)?,
-                (None, _) => Some(Difference::Added),
-                (_, None) => Some(Difference::Removed),
-            };
-            out.extend(difference.map(|difference| Row { name, old, new, difference }));
+            out.extend(self.row(nodes, &name, old, new)?);
         }
         Ok(out)
+    }
+
+    /// One name, that is `old` in the old tree and `new` in the new one; None if nothing about it can differ.
+    ///
+    /// # Errors
+    /// When a tree cannot be read there.
+    pub fn row(&self, nodes: &dyn ReadNodes, name: &[u8], old: Option<Dirent>, new: Option<Dirent>) -> Result<Option<Row>> {
+        let difference = match (old, new) {
+            (Some(old), Some(new)) => self.difference(nodes, old, new)?,
+            (None, Some(_)) => Some(Difference::Added),
+            (Some(_), None) => Some(Difference::Removed),
+            (None, None) => None,
+        };
+        Ok(difference.map(|difference| Row { name: name.into(), old, new, difference }))
     }
 
     fn difference(&self, nodes: &dyn ReadNodes, old: Dirent, new: Dirent) -> Result<Option<Difference>> {
