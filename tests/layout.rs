@@ -8,6 +8,7 @@ use rig::{Rig, succeeded};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -82,7 +83,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn find(dir: &Path) -> Vec<String> {
-    shell(dir, "find . -mindepth 1 -printf '%P%y\\n' | LC_ALL=C sort").lines().map(str::to_owned).collect()
+    shell(dir, "find . -mindepth 1 -printf '%P %y\\n' | LC_ALL=C sort").lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -121,13 +122,13 @@ fn history_is_a_path() {
     assert_eq!(fs::read_to_string(versions.join("f").join(&times[0])).unwrap(), "one");
     assert_eq!(names(&versions.join("d/old")), times[..1]);
     let deleted = below(&rig, "deleted/h/s");
-    assert_eq!(find(&deleted), ["dd", "d/oldf", "privated", "private/lostf"]);
+    assert_eq!(find(&deleted), ["d d", "d/old f", "private d", "private/lost f"]);
     assert_eq!(fs::read_to_string(deleted.join("d/old")).unwrap(), "old content");
     assert_eq!(fs::metadata(deleted.join("private")).unwrap().mode() & 0o7777, 0o700);
     let pair = format!("diff/{}..{}", times[0], times[1]);
-    assert_eq!(find(&below(&rig, &format!("{pair}/added"))), ["dd", "d/deepd", "d/deep/newf"]);
-    assert_eq!(find(&below(&rig, &format!("{pair}/removed"))), ["dd", "d/oldf", "privated", "private/lostf"]);
-    assert_eq!(find(&below(&rig, &format!("{pair}/changed"))), ["ff"]);
+    assert_eq!(find(&below(&rig, &format!("{pair}/added"))), ["d d", "d/deep d", "d/deep/new f"]);
+    assert_eq!(find(&below(&rig, &format!("{pair}/removed"))), ["d d", "d/old f", "private d", "private/lost f"]);
+    assert_eq!(find(&below(&rig, &format!("{pair}/changed"))), ["f f"]);
     assert_eq!(fs::read_to_string(below(&rig, &format!("{pair}/changed")).join("f")).unwrap(), "second");
     assert_eq!(names(&mnt.join("diff/latest~1..latest/changed")), Vec::<String>::new());
     // What everybody's tools make of it.
@@ -258,6 +259,7 @@ fn a_line_in_fstab_is_enough() {
     fs::create_dir(&dir).unwrap();
     symlink(env!("CARGO_BIN_EXE_relict"), dir.join("mount.relict")).unwrap();
     fs::write(rig.path("key"), rig::PASSWORD).unwrap();
+    fs::write(rig.path("key.wrong"), "another").unwrap();
     let (repo, mnt, key) = (rig.path("repo"), rig.path("mnt"), rig.path("key"));
     let (repo, mnt, key) = (repo.display(), mnt.display(), key.display());
     fs::write(rig.path("fstab"), format!("{repo} {mnt} relict password-file={key},allow-other,only=h/s,nofail 0 0\n")).unwrap();
@@ -270,7 +272,7 @@ fn a_line_in_fstab_is_enough() {
          [ \"$(findmnt -n {mnt} | wc -l)\" = 1 ]; umount {mnt}; ! findmnt {mnt}; \
          mount -t relict -o password-file={key} {repo} {mnt}; ls {mnt}; umount {mnt}; \
          if mount -t relict -o strange {repo} {mnt}; then exit 9; else echo code $?; fi; \
-         if mount -t relict -o password-file=/dev/null {repo} {mnt}; then exit 9; else echo code $?; fi"
+         if mount -t relict -o password-file={key}.wrong {repo} {mnt}; then exit 9; else echo code $?; fi"
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "bash", "-euo", "pipefail", "-c", &script]);
@@ -359,7 +361,7 @@ impl Samba {
         let file = dir.join("smb.conf");
         succeeded(Command::new("bash").args(["-c", &format!("printf 'pw\\npw\\n' | smbpasswd -c {} -s -a root", file.display())]));
         let mut command = Command::new("smbd");
-        command.args(["--foreground", "--no-process-group", "-s"]).arg(&file).arg("-l").arg(&dir);
+        command.process_group(0).args(["--foreground", "-s"]).arg(&file).arg("-l").arg(&dir);
         let smbd = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let begun = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {

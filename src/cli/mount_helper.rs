@@ -3,14 +3,15 @@
 //! ```text
 //! /repo  /mnt  relict  password-file=/etc/relict.key,allow-other,only=web/etc  0 0
 //! ```
-//! The program under another name: options become those of `relict mount`, and exit codes those of mount(8).
+//! The program under another name: it starts itself as `relict mount` with these options, and turns the exit code into
+//! one of mount(8).
 
-use super::{Command, exit, parse, run};
+use super::exit;
 use crate::error::{Error, ErrorKind, Result};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 /// The name by which mount(8) finds this.
 const NAME: &str = "mount.relict";
@@ -33,23 +34,27 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
         return None;
     }
     let done = translate(args).and_then(|line| match line {
-        Some(line) => mount(line),
+        Some(line) => mount(&line),
         // Asked not to do anything.
-        None => Ok(()),
+        None => Ok(0),
     });
-    Some(match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprint!("{}", exit::error_text(&error));
-            ExitCode::from(if error.kind() == ErrorKind::Usage { USAGE } else { FAILED })
-        }
-    })
+    Some(ExitCode::from(done.unwrap_or_else(|error| {
+        eprint!("{}", exit::error_text(&error));
+        if error.kind() == ErrorKind::Usage { USAGE } else { FAILED }
+    })))
 }
 
-fn mount(line: Vec<OsString>) -> Result<()> {
-    let cli = parse(line.into_iter()).map_err(|e| Error::new(ErrorKind::Usage, e.to_string()))?;
-    debug_assert!(matches!(cli.command, Command::Mount(_)));
-    run(cli).map(|_| ())
+/// Runs `relict` with these words, and gives the exit code that mount(8) expects. What is to be said, it has said.
+fn mount(line: &[OsString]) -> Result<u8> {
+    let failed = |e| Error::io("starting relict mount", e);
+    let program = std::env::current_exe().map_err(failed)?;
+    let status = Command::new(program).args(line.get(1..).unwrap_or_default()).status().map_err(failed)?;
+    let usage = i32::from(ErrorKind::Usage.exit_code());
+    Ok(match status.code() {
+        Some(0) => 0,
+        Some(code) if code == usage => USAGE,
+        _ => FAILED,
+    })
 }
 
 /// `SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]` as a command line of ours; None to do nothing (`-f`).
@@ -134,7 +139,7 @@ mod tests {
             ("/repo /mnt -s -o strange,rw", "relict --quiet --repo /repo mount -- /mnt"),
         ] {
             assert_eq!(line(args).unwrap().as_deref(), Some(expected), "{args}");
-            assert!(parse(expected.split(' ').map(OsString::from)).is_ok(), "{expected}");
+            assert!(super::super::parse(expected.split(' ').map(OsString::from)).is_ok(), "{expected}");
         }
         assert_eq!(line("/repo /mnt -f").unwrap(), None);
         for args in ["/repo", "/repo /mnt /x", "/repo /mnt -o strange", "/repo /mnt -o only", "/repo /mnt -o ro=1", "/repo /mnt -q"] {

@@ -15,27 +15,26 @@ pub struct Service {
     mountpoint: PathBuf,
     stop: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
+    ending: Arc<AtomicBool>,
 }
 
 impl Service {
     /// For the mount at `mountpoint`, which `stop` ends.
     #[must_use]
     pub fn new(mountpoint: &Path, stop: &Arc<AtomicBool>) -> Self {
-        Self { mountpoint: mountpoint.to_path_buf(), stop: Arc::clone(stop), ended: Arc::default() }
+        Self { mountpoint: mountpoint.to_path_buf(), stop: Arc::clone(stop), ended: Arc::default(), ending: Arc::default() }
     }
 
     /// The mount can be used. From now on systemd is told what it wants to know.
     pub fn ready(&self) {
         tell(&[NotifyState::Ready, NotifyState::Status("mounted")]);
-        let (stop, ended) = (Arc::clone(&self.stop), Arc::clone(&self.ended));
+        let (stop, ended, ending) = (Arc::clone(&self.stop), Arc::clone(&self.ended), Arc::clone(&self.ending));
+        // Files in use can keep a mount for long after it was told to stop.
         std::thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
-                if stop.load(Ordering::Relaxed) {
-                    tell(&[NotifyState::Stopping, NotifyState::Status("unmounting")]);
-                    return;
-                }
+            while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(LOOK_EVERY);
             }
+            stopping(&ending);
         });
         if let Some(limit) = sd_notify::watchdog_enabled() {
             let (path, ended) = (self.mountpoint.clone(), Arc::clone(&self.ended));
@@ -47,6 +46,14 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
+        stopping(&self.ending);
+    }
+}
+
+/// Says so once.
+fn stopping(said: &AtomicBool) {
+    if !said.swap(true, Ordering::Relaxed) {
+        tell(&[NotifyState::Stopping, NotifyState::Status("unmounting")]);
     }
 }
 
