@@ -22,6 +22,8 @@ pub enum ErrorKind {
     NewerFormat,
     /// Stored bytes are not what was written.
     Damaged,
+    /// What was given to read in (a stream, a list of extents) is not valid.
+    BadInput,
     /// Something named does not exist.
     NotFound,
     /// No room left on a device.

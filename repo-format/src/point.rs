@@ -13,7 +13,7 @@ const MAGIC: &[u8; 4] = b"RPNT";
 /// Fields from this tag on may be ignored by a program that does not know them.
 const OPTIONAL_TAGS: u16 = 0x8000;
 /// The tag of the set that a point belongs to: 16 bytes.
-pub const SET_TAG: u16 = 0x8001;
+pub const SET_TAG: u16 = 0x8100;
 /// The tags that every record has, as bits: host, source, program.
 const ALWAYS: u16 = 1 << 1 | 1 << 2 | 1 << 8;
 
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn set_ids_are_guids() {
         let text = "0123abcd-4567-89ef-0123-456789abcdef";
-        let id: SetId = text.parse().unwrap();
+        let id: SetId = text.parse().expect("a GUID");
         assert_eq!(id.to_string(), text);
         for same in ["{0123ABCD-4567-89EF-0123-456789ABCDEF}", "0123abcd456789ef0123456789abcdef"] {
             assert_eq!(same.parse(), Ok(id), "{same}");

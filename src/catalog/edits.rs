@@ -320,7 +320,7 @@ fn next_of_runs(heads: &mut BinaryHeap<Reverse<Run>>, last: &mut Option<Vec<u8>>
 }
 
 /// A file without a name in `dir`: it goes away with its last handle, however the process ends.
-fn unnamed_file(dir: &Path) -> Result<File> {
+pub(crate) fn unnamed_file(dir: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     match options.clone().custom_flags(libc::O_TMPFILE).open(dir) {
@@ -349,8 +349,8 @@ fn in_dir(dir: &Path, error: io::Error) -> Error {
     Error::io(what, error).advise("set TMPDIR to a directory with free space")
 }
 
-fn temp_error(error: io::Error) -> Error {
-    Error::io("sorting edits in a temporary file", error).advise("set TMPDIR to a directory with free space")
+pub(crate) fn temp_error(error: io::Error) -> Error {
+    Error::io("using a temporary file", error).advise("set TMPDIR to a directory with free space")
 }
 
 #[cfg(test)]

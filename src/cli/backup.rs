@@ -117,7 +117,7 @@ pub fn run(context: &Context, args: BackupArgs) -> Result<Outcome> {
     Ok(if done.report.errors == 0 { Outcome::Complete } else { Outcome::Partial })
 }
 
-fn println_json(value: &serde_json::Value) {
+pub(super) fn println_json(value: &serde_json::Value) {
     let mut out = Out::new();
     // The restore point is sealed: that nobody listens any more does not change that.
     let _ = out.json(value).and_then(|()| out.finish());
@@ -185,7 +185,7 @@ fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-fn host() -> Vec<u8> {
+pub(super) fn host() -> Vec<u8> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { b"localhost".to_vec() } else { name.trim().as_bytes().to_vec() }
 }
@@ -201,7 +201,7 @@ fn source_of(paths: &[PathBuf]) -> Vec<u8> {
     name
 }
 
-fn now() -> Time {
+pub(super) fn now() -> Time {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     Time { sec: since.as_secs().cast_signed(), nsec: since.subsec_nanos() }
 }
@@ -239,17 +239,23 @@ struct Summary<'a> {
 }
 
 impl Summary<'_> {
+    /// Files that are new, changed and unchanged. Those that could not be read in the end are among them.
+    fn files(&self) -> [u64; 3] {
+        let [all, changed, unchanged] =
+            [&self.progress.files, &self.progress.changed_files, &self.progress.unchanged_files].map(|n| n.load(Relaxed));
+        [all.saturating_sub(changed + unchanged), changed, unchanged]
+    }
+
     fn show(&self, parent: Option<&PointRecord>) -> Result<()> {
         let c = &self.point.counts;
-        let unchanged = self.progress.unchanged_files.load(Relaxed);
-        let changed = self.progress.files.load(Relaxed).saturating_sub(unchanged);
+        let [new, changed, unchanged] = self.files();
         let compared = match parent {
             Some(parent) => format!("compared with {} ({})", time_name(parent.time), short_id(parent)),
             None => "no restore point to compare with".to_owned(),
         };
         let mut out = Out::new();
         out.line(&format!("point   {}  {}", time_name(self.point.time), self.point.id))?;
-        out.line(&format!("files   {} new or changed, {} unchanged, {}", count(changed), count(unchanged), compared))?;
+        out.line(&format!("files   {} new, {} changed, {} unchanged, {compared}", count(new), count(changed), count(unchanged)))?;
         out.line(&format!("bytes   {} in {} and {}", size(c.bytes), counted(c.files, "file"), directories(c.dirs)))?;
         out.line(&format!("stored  {} for {} of new data", size(c.stored_bytes), size(c.new_bytes)))?;
         let speed = c.bytes as f64 / self.took.as_secs_f64().max(0.001);
@@ -262,10 +268,10 @@ impl Summary<'_> {
 
     fn json(&self, errors: u64, warnings: u64) -> serde_json::Value {
         let mut value = point_json(self.point);
-        let unchanged = self.progress.unchanged_files.load(Relaxed);
+        let [new, changed, unchanged] = self.files();
         if let Some(fields) = value.as_object_mut() {
-            let changed = self.progress.files.load(Relaxed).saturating_sub(unchanged);
             fields.insert("message_type".into(), "summary".into());
+            fields.insert("files_new".into(), new.into());
             fields.insert("files_changed".into(), changed.into());
             fields.insert("files_unchanged".into(), unchanged.into());
             fields.insert("errors".into(), errors.into());
@@ -276,12 +282,12 @@ impl Summary<'_> {
     }
 }
 
-fn directories(number: u64) -> String {
+pub(super) fn directories(number: u64) -> String {
     if number == 1 { "1 directory".to_owned() } else { format!("{} directories", count(number)) }
 }
 
 /// What is not in the restore point, or not as it should be, and what to do about it.
-fn left_out(findings: &[Finding], errors: u64, warnings: u64, verbose: bool) -> Vec<String> {
+pub(super) fn left_out(findings: &[Finding], errors: u64, warnings: u64, verbose: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let of = |severity: Severity| findings.iter().filter(move |f| f.severity == severity);
     let mut list = |severity: Severity, total: u64, heading: String| {
@@ -308,7 +314,7 @@ fn is_are(number: u64) -> String {
     if number == 1 { "1 file is".to_owned() } else { format!("{} files are", count(number)) }
 }
 
-fn finding_json(finding: &Finding) -> serde_json::Value {
+pub(super) fn finding_json(finding: &Finding) -> serde_json::Value {
     let severity = match finding.severity {
         Severity::Note => "note",
         Severity::Warning => "warning",

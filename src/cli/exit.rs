@@ -28,6 +28,7 @@ pub const fn kind_word(kind: ErrorKind) -> &'static str {
         ErrorKind::WrongPassword => "wrong_password",
         ErrorKind::NewerFormat => "newer_format",
         ErrorKind::Damaged => "damaged",
+        ErrorKind::BadInput => "bad_input",
         ErrorKind::NotFound => "not_found",
         ErrorKind::NoSpace => "no_space",
         ErrorKind::ReadOnly => "read_only",
@@ -44,6 +45,7 @@ pub const fn general_advice(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::WrongPassword => "check the password; nothing can open the repository without it",
         ErrorKind::NewerFormat => "use the program that made the repository, or a newer one; nothing was changed",
         ErrorKind::Damaged => "run 'relict-maint check' to see what is damaged and which restore points need it",
+        ErrorKind::BadInput => "make it again with the tool that it came from; the repository is not affected",
         ErrorKind::NoSpace => {
             "free some space or give the device more, then run this again; \
              finished restore points are not affected"

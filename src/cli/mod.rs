@@ -10,6 +10,7 @@ pub mod context;
 mod diff;
 pub mod exit;
 mod find;
+mod ingest;
 mod init;
 mod ls;
 mod mount;
@@ -93,6 +94,7 @@ struct Global {
 enum Command {
     Init(init::InitArgs),
     Backup(backup::BackupArgs),
+    Ingest(ingest::IngestArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
     Find(find::FindArgs),
@@ -175,6 +177,8 @@ fn not_understood(error: &clap::Error, json: bool) -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome> {
     let global = cli.global;
+    // With fewer it works too, only slower.
+    let _ = crate::os::raise_open_files();
     let context = Context {
         password: PasswordSource::choose(
             global.password_file.as_deref(),
@@ -191,6 +195,7 @@ fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
         Command::Backup(args) => backup::run(&context, args),
+        Command::Ingest(args) => ingest::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
         Command::Find(args) => find::run(&context, &args),

@@ -174,7 +174,7 @@ impl Backup<'_> {
 }
 
 /// The store as the place of new nodes.
-struct Nodes<'p, 'w>(&'p mut NodePacker<'w>);
+pub(super) struct Nodes<'p, 'w>(pub(super) &'p mut NodePacker<'w>);
 
 impl WriteNodes for Nodes<'_, '_> {
     fn write_node(&mut self, bytes: Vec<u8>) -> Result<ChunkId> {
@@ -191,12 +191,20 @@ impl ChunkSink for Writer {
         self.claim(ids)
     }
 
+    fn knows_damage(&self) -> bool {
+        self.knows_damage()
+    }
+
+    fn lacks(&self, ids: &[ChunkId]) -> Result<bool> {
+        self.lacks(ids)
+    }
+
     fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
         self.store_segment(kind, chunks, raw)
     }
 }
 
-fn counts_since(scanned: Counts, before: WriterStats, after: WriterStats) -> Counts {
+pub(super) fn counts_since(scanned: Counts, before: WriterStats, after: WriterStats) -> Counts {
     Counts {
         new_chunks: after.new_chunks - before.new_chunks,
         new_bytes: after.new_bytes - before.new_bytes,
@@ -211,14 +219,14 @@ fn identity_of(path: &Path) -> Option<((u32, u32), u64)> {
     Some(((libc::major(meta.dev()), libc::minor(meta.dev())), meta.ino()))
 }
 
-fn new_point_id() -> Result<PointId> {
+pub(super) fn new_point_id() -> Result<PointId> {
     let mut id = PointId::default();
     let failed = |error: getrandom::Error| Error::new(ErrorKind::Io, format!("the system gives no random numbers: {error}"));
     getrandom::fill(&mut id.0).map_err(failed)?;
     Ok(id)
 }
 
-fn now() -> Time {
+pub(super) fn now() -> Time {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     Time { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
 }

@@ -47,6 +47,8 @@ pub enum Change<'a> {
     Truncate { path: &'a [u8], size: u64 },
     /// This range is not what it was and the stream does not say what it is: it must be read from the source.
     Changed { path: &'a [u8], offset: u64, len: u64 },
+    /// Something the restore point's record should say: a fallback and why, content that was left out.
+    Note { text: &'a [u8] },
     /// The stream is whole. Without it nothing of the last state is made visible.
     End,
 }

@@ -77,6 +77,15 @@ impl Splitter {
         Self { chunker, at: 0, data_until: None, run_end: None }
     }
 
+    /// A splitter at `at`, a cut of a file of `size` bytes or the border of a block. A cut inside a block
+    /// stands in a run, so that block is not zero.
+    #[must_use]
+    pub fn resume(chunker: Chunker, at: u64, size: u64) -> Self {
+        let block = BLOCK_BYTES as u64;
+        let data_until = (at % block != 0).then(|| at.next_multiple_of(block).min(size));
+        Self { chunker, at, data_until, run_end: None }
+    }
+
     /// Offset of the next piece in the file.
     #[must_use]
     pub const fn at(&self) -> u64 {

@@ -6,7 +6,8 @@
 
 use super::exclude::Excludes;
 use super::run::lock;
-use super::source::{Attributes, SourceDir, Stat};
+use super::small::BATCH_DIRS;
+use super::source::{Attributes, SourceDir, Stat, path_of};
 use crate::os::{self, Dir, DirEntry};
 use repo_format::FileKind;
 use std::ffi::OsStr;
@@ -20,8 +21,33 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 const LOOK_AHEAD: usize = 16;
 /// Listings that may wait for the walker; each keeps its directory open.
 const MAX_WAITING: usize = 128;
+/// Directories that wait for the walker with their parents open.
+const MAX_PARENTS: usize = 4096;
 /// Attributes that a listing holds; of longer ones the walker asks for the rest as it gets there.
 const MAX_STATS: usize = 8192;
+
+/// How many directories a scan may keep open, by what for. Together about half of what the process may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OpenDirs {
+    /// Listings that wait for the walker.
+    pub(super) waiting: usize,
+    /// Of one batch of files.
+    pub(super) batch: usize,
+    /// Parents of directories that wait to be listed.
+    pub(super) parents: usize,
+}
+
+impl OpenDirs {
+    /// For a process that may have `limit` files open, and so many batches of files at a time.
+    pub(super) fn new(limit: u64, batches: usize) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Self {
+            waiting: (limit / 8).clamp(2, MAX_WAITING),
+            batch: (limit / 8 / batches.max(1)).clamp(1, BATCH_DIRS),
+            parents: (limit / 4).clamp(2, MAX_PARENTS),
+        }
+    }
+}
 
 /// A directory as it was read.
 pub(super) struct Listing {
@@ -39,7 +65,7 @@ impl Listing {
             Some(names) => names.iter().map(|name| DirEntry { name: name.clone(), kind: None, ino: 0 }).collect(),
             None => listed(&dir, excludes)?,
         };
-        let stats = entries.iter().take(MAX_STATS).map(|entry| Stat::of_entry(&dir.dir, &entry.name)).collect();
+        let stats = stats_of(&dir.dir, entries.get(..MAX_STATS).unwrap_or(&entries));
         Ok(Self { dir: Arc::new(dir), entries, stats })
     }
 
@@ -51,6 +77,20 @@ impl Listing {
         let entry = self.entries.get(index).ok_or(io::ErrorKind::NotFound)?;
         Stat::of_entry(&self.dir.dir, &entry.name)
     }
+}
+
+/// Attributes of entries, asked for in the order of inode numbers, which is mostly that of the disk and of memory.
+fn stats_of(dir: &Dir, entries: &[DirEntry]) -> Vec<io::Result<Stat>> {
+    let mut order: Vec<(u64, usize)> = entries.iter().enumerate().map(|(index, entry)| (entry.ino, index)).collect();
+    order.sort_unstable();
+    let mut stats: Vec<io::Result<Stat>> = Vec::new();
+    stats.resize_with(entries.len(), || Err(io::ErrorKind::NotFound.into()));
+    for (_, index) in order {
+        if let (Some(stat), Some(entry)) = (stats.get_mut(index), entries.get(index)) {
+            *stat = Stat::of_entry(dir, &entry.name);
+        }
+    }
+    stats
 }
 
 fn listed(dir: &SourceDir, excludes: &Excludes) -> io::Result<Vec<DirEntry>> {
@@ -78,12 +118,30 @@ fn listed(dir: &SourceDir, excludes: &Excludes) -> io::Result<Vec<DirEntry>> {
 
 /// A directory that the walker will come to.
 pub(super) struct Slot {
-    parent: Arc<SourceDir>,
+    parent: Mutex<Parent>,
     name: Vec<u8>,
     /// If given, no more than these names.
     only: Option<Vec<Vec<u8>>>,
     state: Mutex<State>,
     ready: Condvar,
+}
+
+/// The directory that a slot's is in.
+enum Parent {
+    Open(Arc<SourceDir>),
+    /// Closed to save its handle: its path, and what it was (device and inode), if that could be told.
+    Closed(Arc<[u8]>, Option<Identity>),
+}
+
+type Identity = ((u32, u32), u64);
+
+impl Parent {
+    fn path(&self) -> &Arc<[u8]> {
+        match self {
+            Self::Open(dir) => &dir.path,
+            Self::Closed(path, _) => path,
+        }
+    }
 }
 
 enum State {
@@ -96,17 +154,38 @@ enum State {
 impl Slot {
     pub(super) fn new(parent: &Arc<SourceDir>, name: &[u8], only: Option<Vec<Vec<u8>>>) -> Self {
         let state = Mutex::new(State::Waiting);
-        Self { parent: Arc::clone(parent), name: name.to_vec(), only, state, ready: Condvar::new() }
+        let parent = Mutex::new(Parent::Open(Arc::clone(parent)));
+        Self { parent, name: name.to_vec(), only, state, ready: Condvar::new() }
     }
 
     /// The directory's path.
     pub(super) fn path(&self) -> Vec<u8> {
-        self.parent.path_of(&self.name)
+        path_of(lock(&self.parent).path(), &self.name)
     }
 
     /// The directory's attributes, when it could not be opened.
     pub(super) fn attributes(&self) -> (Attributes, Option<io::Error>) {
-        Attributes::of_entry(&self.parent.dir, &self.name)
+        match self.parent() {
+            Ok(parent) => Attributes::of_entry(&parent.dir, &self.name),
+            Err(error) => (Attributes::default(), Some(error)),
+        }
+    }
+
+    /// Lets the parent's handle go; it is opened again by its path when it is needed.
+    pub(super) fn close(&self) {
+        let mut parent = lock(&self.parent);
+        if let Parent::Open(dir) = &*parent {
+            let identity = dir.dir.stat_self().ok().map(|stat| (stat.dev, stat.ino));
+            *parent = Parent::Closed(Arc::clone(&dir.path), identity);
+        }
+    }
+
+    fn parent(&self) -> io::Result<Arc<SourceDir>> {
+        let (path, identity) = match &*lock(&self.parent) {
+            Parent::Open(dir) => return Ok(Arc::clone(dir)),
+            Parent::Closed(path, identity) => (Arc::clone(path), *identity),
+        };
+        Ok(Arc::new(SourceDir { dir: open_again(&path, identity)?, path }))
     }
 
     fn start(&self) -> bool {
@@ -119,9 +198,19 @@ impl Slot {
     }
 
     fn list(&self, excludes: &Excludes) -> io::Result<Listing> {
-        let dir = self.parent.dir.open_dir(&self.name)?;
-        Listing::read(SourceDir { dir, path: self.path() }, self.only.as_deref(), excludes)
+        let dir = self.parent()?.dir.open_dir(&self.name)?;
+        Listing::read(SourceDir { dir, path: self.path().into() }, self.only.as_deref(), excludes)
     }
+}
+
+/// Opens a directory by its absolute path, name by name and through no symbolic link; ENOENT if another directory has
+/// its place by now.
+pub(super) fn open_again(path: &[u8], identity: Option<Identity>) -> io::Result<Dir> {
+    let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+    let dir = Dir::open_root(Path::new("/"))?.open_beneath(&names)?;
+    let stat = dir.stat_self()?;
+    let same = identity.is_none_or(|identity| identity == (stat.dev, stat.ino));
+    if same { Ok(dir) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
 }
 
 /// The directories before the walker, and who lists them.
@@ -130,11 +219,12 @@ pub(super) struct Ahead<'a> {
     /// The next one is the last.
     stack: Mutex<Vec<Arc<Slot>>>,
     waiting: AtomicUsize,
+    max_waiting: usize,
 }
 
 impl<'a> Ahead<'a> {
-    pub(super) fn new(excludes: &'a Excludes) -> Self {
-        Self { excludes, stack: Mutex::default(), waiting: AtomicUsize::new(0) }
+    pub(super) fn new(excludes: &'a Excludes, max_waiting: usize) -> Self {
+        Self { excludes, stack: Mutex::default(), waiting: AtomicUsize::new(0), max_waiting }
     }
 
     /// What is left out.
@@ -144,7 +234,7 @@ impl<'a> Ahead<'a> {
 
     /// Lists the directory that a walk begins at; nobody does that ahead.
     pub(super) fn list_top(&self, dir: Dir, only: Option<&[Vec<u8>]>) -> io::Result<Listing> {
-        Listing::read(SourceDir { dir, path: b"/".to_vec() }, only, self.excludes)
+        Listing::read(SourceDir { dir, path: b"/"[..].into() }, only, self.excludes)
     }
 
     /// Tells which directories come next, the first of them last.
@@ -154,7 +244,7 @@ impl<'a> Ahead<'a> {
 
     /// Makes one listing of the next few, if there is one to make.
     pub(super) fn list_one(&self) -> bool {
-        if self.waiting.load(Relaxed) >= MAX_WAITING {
+        if self.waiting.load(Relaxed) >= self.max_waiting {
             return false;
         }
         let slot = {

@@ -6,12 +6,14 @@
 //! | `scan` | one scan from its first directory to the tree's edits |
 //! | `walker` | the walk in one order, compared with the parent point |
 //! | `listing` | listings made ahead of the walk |
+//! | `other_names` | files whose first name went away |
 //! | `links`, `seen`, `file_systems`, `roots`, [`exclude`] | what the walk asks |
 //! | `workers` | threads and queues, and why they cannot wait in a circle |
 //! | `small`, `large`, `packer` | files to chunks to segments |
 //! | [`chunker`], `zero` | where content is cut: a pure function |
 //! | `file`, `source` | one file; the operating system in the tree's types |
 //! | [`change`] | the one language of streams |
+//! | [`stream`] | from changes to sealed points |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
 
@@ -25,6 +27,7 @@ mod large;
 mod links;
 mod listing;
 mod old;
+mod other_names;
 mod packer;
 pub mod report;
 mod roots;
@@ -34,6 +37,7 @@ mod seen;
 pub mod sink;
 mod small;
 mod source;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 mod walker;
@@ -42,4 +46,4 @@ pub mod zero;
 
 pub use backup::{BackupOptions, Outcome, backup};
 pub use exclude::{ExcludeOptions, Excludes};
-pub use report::{Finding, Monitor, Progress, Report, Severity};
+pub use report::{Finding, Monitor, News, Progress, Report, Severity};

@@ -17,7 +17,7 @@ const fn number(kind: ErrorKind) -> i32 {
         ErrorKind::Locked => libc::EBUSY,
         ErrorKind::WrongPassword => libc::EACCES,
         ErrorKind::Interrupted => libc::EINTR,
-        ErrorKind::Damaged | ErrorKind::NewerFormat | ErrorKind::Io => libc::EIO,
+        ErrorKind::Damaged | ErrorKind::BadInput | ErrorKind::NewerFormat | ErrorKind::Io => libc::EIO,
     }
 }
 

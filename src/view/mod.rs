@@ -41,7 +41,7 @@ pub use dir::DirEntry;
 pub use inode::Ino;
 pub use layout::ChangedDir;
 pub use only::Only;
-pub use read::{Piece, Read, Seek};
+pub use read::{Piece, Read, ReadPlan, Seek};
 pub use status::Figure;
 
 use crate::{Error, ErrorKind, Result};

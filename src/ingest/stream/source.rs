@@ -1,0 +1,24 @@
+//! Reading ranges that a stream names without saying what they are (`Change::Changed`).
+
+use crate::Result;
+use std::ops::Range;
+
+/// Where content comes from that a stream only points at: a snapshot's directory, a device, an NBD export.
+pub trait ReadSource {
+    /// Fills `out` with the bytes of `path` from `offset` on, and returns how many came: fewer only at the end of the
+    /// content. `path` is relative to the source's root, as in `Change`.
+    ///
+    /// # Errors
+    /// When the source cannot be read. Nothing of the state is made visible then.
+    fn read_at(&mut self, path: &[u8], offset: u64, out: &mut [u8]) -> Result<usize>;
+
+    /// The first range inside `within` that may be anything but zeros; None when all of it is zeros. What lies before
+    /// the returned range is taken for zeros without being read.
+    ///
+    /// # Errors
+    /// As [`ReadSource::read_at`].
+    fn next_data(&mut self, path: &[u8], within: Range<u64>) -> Result<Option<Range<u64>>> {
+        let _ = path;
+        Ok(Some(within))
+    }
+}
