@@ -77,7 +77,8 @@ fn shell(dir: &Path, script: &str) -> String {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut out: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut out: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     out.sort();
     out
 }
@@ -134,7 +135,13 @@ fn history_is_a_path() {
     // What everybody's tools make of it.
     let out = rig.path("copies");
     fs::create_dir(&out).unwrap();
-    shell(&mnt, &format!("cp -a versions deleted diff/latest~2..latest {0} && tar -cf {0}/t.tar deleted && du -s versions", out.display()));
+    shell(
+        &mnt,
+        &format!(
+            "cp -a versions deleted diff/latest~2..latest {0} && tar -cf {0}/t.tar deleted && du -s versions",
+            out.display()
+        ),
+    );
     assert_eq!(find(&out.join("deleted")), find(&mnt.join("deleted")));
     assert_eq!(find(&out.join("versions")), find(&mnt.join("versions")));
 
@@ -144,16 +151,25 @@ fn history_is_a_path() {
     backup(&rig, &[]);
     let begun = Instant::now();
     while names(&versions.join("f")).len() < 3 || !names(&deleted.join("d")).contains(&"same".to_owned()) {
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?} {:?}", names(&versions.join("f")), names(&deleted.join("d")));
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?} {:?}",
+            names(&versions.join("f")),
+            names(&deleted.join("d"))
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(fs::read_to_string(below(&rig, "at/now/h/s").join("f")).unwrap(), "third, and longer");
-    assert_eq!(fs::read_to_string(below(&rig, "diff/latest~1..latest/changed").join("f")).unwrap(), "third, and longer");
+    assert_eq!(
+        fs::read_to_string(below(&rig, "diff/latest~1..latest/changed").join("f")).unwrap(),
+        "third, and longer"
+    );
     let health = json(&fs::read_to_string(mnt.join(".relict/health.json")).unwrap());
     assert_eq!((health["status"].as_str(), health["points"].as_u64()), (Some("ok"), Some(4)));
     let metrics = || fs::read_to_string(mnt.join(".relict/metrics")).unwrap();
     let lookups = |text: &str| -> u64 {
-        let line = text.lines().find(|line| line.starts_with("relict_fuse_requests_total{request=\"lookup\"}")).unwrap();
+        let line =
+            text.lines().find(|line| line.starts_with("relict_fuse_requests_total{request=\"lookup\"}")).unwrap();
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     let before = lookups(&metrics());
@@ -199,14 +215,18 @@ fn commands_answer_without_a_mount() {
     let path = |name: &str| rig.source().join(name).to_str().unwrap().to_owned();
     let lines = |args: &[&str]| rig.relict(args).lines().map(json).collect::<Vec<_>>();
     let versions = lines(&["--json", "versions", &path("f")]);
-    let rows: Vec<_> = versions.iter().map(|v| (v["size"].as_u64(), v["points"].as_u64(), v["current"].as_bool())).collect();
+    let rows: Vec<_> =
+        versions.iter().map(|v| (v["size"].as_u64(), v["points"].as_u64(), v["current"].as_bool())).collect();
     assert_eq!(rows, [(Some(3), Some(1), Some(false)), (Some(6), Some(2), Some(true))]);
     let text = rig.relict(&["versions", &path("d/old")]);
     assert!(text.contains(&times[0]) && text.contains("the newest restore point does not have it"), "{text}");
 
     let changes = |args: &[&str]| -> Vec<String> {
         let all = lines(args);
-        all.iter().filter(|line| line["message_type"] == "change").map(|line| format!("{} {}", line["change"].as_str().unwrap(), line["path"].as_str().unwrap())).collect()
+        all.iter()
+            .filter(|line| line["message_type"] == "change")
+            .map(|line| format!("{} {}", line["change"].as_str().unwrap(), line["path"].as_str().unwrap()))
+            .collect()
     };
     let mut expected = ["removed d/old", "added d/deep/new", "content f", "removed private/lost"].map(|line| {
         let (word, name) = line.split_once(' ').unwrap();
@@ -218,21 +238,33 @@ fn commands_answer_without_a_mount() {
     assert_eq!(found, expected);
     assert!(changes(&["--json", "diff", "latest~1", "latest"]).is_empty());
     let stat = rig.relict(&["diff", "--stat", &times[0], "latest"]);
-    assert!(stat.contains("added: 1 file, 11 B") && stat.contains("removed: 2 files, 15 B") && stat.contains("changed: 1 file, 6 B"), "{stat}");
+    assert!(
+        stat.contains("added: 1 file, 11 B")
+            && stat.contains("removed: 2 files, 15 B")
+            && stat.contains("changed: 1 file, 6 B"),
+        "{stat}"
+    );
 
-    let paths = |args: &[&str]| lines(args).iter().map(|line| line["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let paths =
+        |args: &[&str]| lines(args).iter().map(|line| line["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
     assert_eq!(paths(&["--json", "find", "old"]), Vec::<String>::new());
     assert_eq!(paths(&["--json", "find", "old", "--all"]), [path("d/old")]);
     assert_eq!(paths(&["--json", "find", "old", "--point", &times[0]]), [path("d/old")]);
     assert_eq!(paths(&["--json", "find", "*", "--type", "f", "--size", "-4"]), [path("d/same")]);
-    assert_eq!(paths(&["--json", "find", &format!("{}/**/NE*", path("d")), "-i", "--newer", "-1d"]), [path("d/deep/new")]);
+    assert_eq!(
+        paths(&["--json", "find", &format!("{}/**/NE*", path("d")), "-i", "--newer", "-1d"]),
+        [path("d/deep/new")]
+    );
     assert_eq!(paths(&["--json", "find", "*", "--newer", "2200-01-01"]), Vec::<String>::new());
     let all = lines(&["--json", "find", "same", "--all"]);
     assert_eq!((all.len(), all[0]["points"].as_u64()), (1, Some(3)));
 
     let code = |args: &[&str]| rig.command("relict", args).output().unwrap().status.code();
     assert_eq!((code(&["versions", "/nothing"]), code(&["versions", &path("d")])), (Some(1), Some(2)));
-    assert_eq!((code(&["find", "["]), code(&["find", "x", "--type", "q"]), code(&["find", "x", "--newer", "soon"])), (Some(2), Some(2), Some(2)));
+    assert_eq!(
+        (code(&["find", "["]), code(&["find", "x", "--type", "q"]), code(&["find", "x", "--newer", "soon"])),
+        (Some(2), Some(2), Some(2))
+    );
     assert_eq!((code(&["diff", "nonsense", "latest"]), code(&["diff", "-99999d", "latest"])), (Some(2), Some(1)));
     assert_eq!(code(&["backup", "--set", "no-guid", &path("f")]), Some(2));
 }
@@ -262,7 +294,8 @@ fn a_line_in_fstab_is_enough() {
     fs::write(rig.path("key.wrong"), "another").unwrap();
     let (repo, mnt, key) = (rig.path("repo"), rig.path("mnt"), rig.path("key"));
     let (repo, mnt, key) = (repo.display(), mnt.display(), key.display());
-    fs::write(rig.path("fstab"), format!("{repo} {mnt} relict password-file={key},allow-other,only=h/s,nofail 0 0\n")).unwrap();
+    fs::write(rig.path("fstab"), format!("{repo} {mnt} relict password-file={key},allow-other,only=h/s,nofail 0 0\n"))
+        .unwrap();
     let (fstab, sbin) = (rig.path("fstab"), dir.display());
     let fstab = fstab.display();
     // mount(8) looks in /sbin and nowhere else: it gets one with the helper in it.
@@ -323,10 +356,18 @@ fn what_is_installed_is_where_it_is_looked_for() {
     let dir = tempfile::tempdir().unwrap();
     let release = Path::new(env!("CARGO_BIN_EXE_relict")).parent().unwrap().parent().unwrap();
     let mut command = Command::new("make");
-    command.args(["--silent", "install"]).arg(format!("DESTDIR={}", dir.path().display())).arg(format!("TARGET={}", release.display()));
+    command
+        .args(["--silent", "install"])
+        .arg(format!("DESTDIR={}", dir.path().display()))
+        .arg(format!("TARGET={}", release.display()));
     succeeded(command.current_dir(env!("CARGO_MANIFEST_DIR")));
     assert_eq!(fs::read_link(dir.path().join("sbin/mount.relict")).unwrap(), Path::new("/usr/bin/relict"));
-    for file in ["usr/bin/relict", "usr/bin/relict-maint", "lib/systemd/system/relict-mount@.service", "usr/share/doc/relict/smb.conf"] {
+    for file in [
+        "usr/bin/relict",
+        "usr/bin/relict-maint",
+        "lib/systemd/system/relict-mount@.service",
+        "usr/share/doc/relict/smb.conf",
+    ] {
         assert!(dir.path().join(file).is_file(), "{file}");
     }
 }
@@ -341,25 +382,41 @@ struct Samba {
 impl Samba {
     /// None when it is not installed.
     fn start(rig: &Rig) -> Option<Self> {
-        if Command::new("smbd").arg("--version").output().is_err() || Command::new("smbclient").arg("--version").output().is_err() {
+        if Command::new("smbd").arg("--version").output().is_err()
+            || Command::new("smbclient").arg("--version").output().is_err()
+        {
             eprintln!("SKIPPED: samba and smbclient are not installed, so Previous Versions were not tested");
             return None;
         }
         let dir = rig.path("samba");
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut conf = format!("[global]\nserver role = standalone server\ninterfaces = lo\nbind interfaces only = yes\nsmb ports = {port}\nload printers = no\ndisable spoolss = yes\n");
-        for (option, name) in [("lock directory", "lock"), ("state directory", "state"), ("cache directory", "cache"), ("private dir", "private"), ("pid directory", "pid"), ("ncalrpc dir", "ncalrpc")] {
+        let mut conf = format!(
+            "[global]\nserver role = standalone server\ninterfaces = lo\nbind interfaces only = yes\nsmb ports = {port}\nload printers = no\ndisable spoolss = yes\n"
+        );
+        for (option, name) in [
+            ("lock directory", "lock"),
+            ("state directory", "state"),
+            ("cache directory", "cache"),
+            ("private dir", "private"),
+            ("pid directory", "pid"),
+            ("ncalrpc dir", "ncalrpc"),
+        ] {
             fs::create_dir_all(dir.join(name)).unwrap();
             conf += &format!("{option} = {}\n", dir.join(name).display());
         }
         conf += &format!("passdb backend = tdbsam:{}\n", dir.join("private/passdb.tdb").display());
         let shares = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/smb.conf")).unwrap();
         let source = rig.source();
-        let shares = shares.replace("/mnt/backup", rig.path("mnt").to_str().unwrap()).replace("= srv/data", &format!("= {}", source.strip_prefix("/").unwrap().display()));
+        let shares = shares
+            .replace("/mnt/backup", rig.path("mnt").to_str().unwrap())
+            .replace("= srv/data", &format!("= {}", source.strip_prefix("/").unwrap().display()));
         conf += &shares.replace("/srv/data", source.to_str().unwrap());
         fs::write(dir.join("smb.conf"), conf).unwrap();
         let file = dir.join("smb.conf");
-        succeeded(Command::new("bash").args(["-c", &format!("printf 'pw\\npw\\n' | smbpasswd -c {} -s -a root", file.display())]));
+        succeeded(
+            Command::new("bash")
+                .args(["-c", &format!("printf 'pw\\npw\\n' | smbpasswd -c {} -s -a root", file.display())]),
+        );
         let mut command = Command::new("smbd");
         command.process_group(0).args(["--foreground", "-s"]).arg(&file).arg("-l").arg(&dir);
         let smbd = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
@@ -418,7 +475,11 @@ fn windows_sees_previous_versions() {
         assert!(tokens.iter().all(|token| info.contains(token.as_str()) == listed), "{share}: {info}");
         let list = samba.client(share, &format!("cd {dir}; ls {old}\\d\\*; ls d\\*"));
         assert_eq!(list.matches(" old ").count(), 1, "{share}: {list}");
-        assert_eq!((fetched(share, dir, "f"), fetched(share, dir, "d/old")), ("one".to_owned(), "old content".to_owned()), "{share}");
+        assert_eq!(
+            (fetched(share, dir, "f"), fetched(share, dir, "d/old")),
+            ("one".to_owned(), "old content".to_owned()),
+            "{share}"
+        );
     }
     // A new point is a new previous version, without a word to Samba.
     fs::write(rig.source().join("f"), "third").unwrap();
@@ -442,7 +503,8 @@ fn the_unit_is_one_that_systemd_takes() {
     let dir = tempfile::tempdir().unwrap();
     let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/relict-mount@.service")).unwrap();
     assert!(unit.contains("ExecStart=/usr/bin/relict "));
-    fs::write(dir.path().join("relict-mount@x.service"), unit.replace("/usr/bin/relict", env!("CARGO_BIN_EXE_relict"))).unwrap();
+    fs::write(dir.path().join("relict-mount@x.service"), unit.replace("/usr/bin/relict", env!("CARGO_BIN_EXE_relict")))
+        .unwrap();
     let mut command = Command::new("systemd-analyze");
     command.args(["verify", "--man=no"]).arg(dir.path().join("relict-mount@x.service"));
     let output = command.output().unwrap();

@@ -93,7 +93,13 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
     let (old, new) = points.resolve_pair(&args.old, &args.new, &Filter::from(&args.filter), now())?;
     let mut out = Out::new();
     if context.chatty() {
-        out.line(&format!("from {} ({}) to {} ({})", time_name(old.time), short_id(old), time_name(new.time), short_id(new)))?;
+        out.line(&format!(
+            "from {} ({}) to {} ({})",
+            time_name(old.time),
+            short_id(old),
+            time_name(new.time),
+            short_id(new)
+        ))?;
     }
     let mut differ = Differ { context, repo: &repo, old, new, stat: args.stat, out, tallies: Tallies::default() };
     differ.run()?;
@@ -168,7 +174,12 @@ impl Differ<'_> {
 
     fn summary(&mut self) -> Result<()> {
         let t = &self.tallies;
-        let rows = [("added", t.added), ("removed", t.removed), ("changed", t.content), ("only attributes changed", t.metadata)];
+        let rows = [
+            ("added", t.added),
+            ("removed", t.removed),
+            ("changed", t.content),
+            ("only attributes changed", t.metadata),
+        ];
         if self.context.json {
             let tally = |t: Tally| serde_json::json!({ "files": t.files, "dirs": t.dirs, "bytes": t.bytes });
             return self.out.json(&serde_json::json!({
@@ -187,7 +198,11 @@ impl Differ<'_> {
         let mut none = true;
         for (what, tally) in rows.into_iter().filter(|(_, t)| t.files + t.dirs > 0) {
             none = false;
-            let dirs = if tally.dirs > 0 { format!(", {}", counted(tally.dirs, "directory").replace("directorys", "directories")) } else { String::new() };
+            let dirs = if tally.dirs > 0 {
+                format!(", {}", counted(tally.dirs, "directory").replace("directorys", "directories"))
+            } else {
+                String::new()
+            };
             self.out.line(&format!("{what}: {}{dirs}, {}", counted(tally.files, "file"), size(tally.bytes)))?;
         }
         if none { self.out.line("no differences") } else { Ok(()) }
@@ -213,7 +228,11 @@ fn push_row(todo: &mut Vec<Todo>, path: &[u8], row: &Row, level: usize) -> Resul
 }
 
 fn deeper(level: usize) -> Result<usize> {
-    if level < MOST_LEVELS { Ok(level + 1) } else { Err(Error::damaged("a directory of the restore point contains itself")) }
+    if level < MOST_LEVELS {
+        Ok(level + 1)
+    } else {
+        Err(Error::damaged("a directory of the restore point contains itself"))
+    }
 }
 
 fn below(path: &[u8], name: &[u8]) -> Vec<u8> {

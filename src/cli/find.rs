@@ -1,6 +1,6 @@
 //! `relict find`: names in restore points, by pattern, type, size and time.
 
-use super::chains::chains;
+use super::chains::{Chain, chains};
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
@@ -98,15 +98,15 @@ pub fn run(context: &Context, args: &FindArgs) -> Result<Outcome> {
 }
 
 /// The points to look in, by source.
-fn chosen(repo: &Repository, args: &FindArgs) -> Result<Vec<Vec<Arc<PointRecord>>>> {
+fn chosen(repo: &Repository, args: &FindArgs) -> Result<Vec<Chain>> {
     let filter = Filter::from(&args.filter);
     if args.point.is_empty() {
-        let newest = |chain: Vec<Arc<PointRecord>>| chain.last().cloned().into_iter().collect();
+        let newest = |chain: Chain| chain.last().cloned().into_iter().collect();
         let all = chains(repo, &filter)?;
         return Ok(if args.all { all } else { all.into_iter().map(newest).collect() });
     }
     let points = Points::new(repo.point_records()?);
-    let mut out: BTreeMap<(Vec<u8>, Vec<u8>), Vec<Arc<PointRecord>>> = BTreeMap::new();
+    let mut out: BTreeMap<(Vec<u8>, Vec<u8>), Chain> = BTreeMap::new();
     for expression in &args.point {
         let point = points.resolve(expression, &filter)?;
         out.entry((point.host.clone(), point.source.clone())).or_default().push(Arc::new(point.clone()));
@@ -134,7 +134,13 @@ fn search(context: &Context, repo: &Repository, points: &[Arc<PointRecord>], que
 }
 
 /// Every match of one point.
-fn walk(context: &Context, repo: &Repository, point: &PointRecord, query: &Query, emit: &mut dyn FnMut(Found)) -> Result<()> {
+fn walk(
+    context: &Context,
+    repo: &Repository,
+    point: &PointRecord,
+    query: &Query,
+    emit: &mut dyn FnMut(Found),
+) -> Result<()> {
     let tree = TreeReader::new(repo, point.root);
     let mut cursor = tree.cursor();
     let mut seen = InoSet::default();
@@ -154,7 +160,12 @@ fn walk(context: &Context, repo: &Repository, point: &PointRecord, query: &Query
                 let inode = tree.head(&mut cursor, name.entry.ino)?.inode;
                 if query.admits(&inode) {
                     let size = if inode.kind() == FileKind::File { inode.size } else { 0 };
-                    emit(Found { path: path.clone(), kind: inode.kind(), mtime: (inode.mtime.sec, inode.mtime.nsec), size });
+                    emit(Found {
+                        path: path.clone(),
+                        kind: inode.kind(),
+                        mtime: (inode.mtime.sec, inode.mtime.nsec),
+                        size,
+                    });
                 }
             }
             if name.entry.kind == FileKind::Dir {
@@ -199,15 +210,33 @@ impl Query {
         let shown = |text: &str| escape(text.as_bytes());
         let glob = GlobBuilder::new(&args.pattern).literal_separator(true).case_insensitive(args.ignore_case).build();
         let glob = glob.map_err(|e| {
-            usage(format!("'{}' is not a pattern: {}", shown(&args.pattern), e.kind()), "write *, ?, [a-z], {one,other} or **/; a \\ takes their meaning away")
+            usage(
+                format!("'{}' is not a pattern: {}", shown(&args.pattern), e.kind()),
+                "write *, ?, [a-z], {one,other} or **/; a \\ takes their meaning away",
+            )
         })?;
         let newer = args.newer.as_deref().map(|text| {
-            since(text).ok_or_else(|| usage(format!("--newer: '{}' is not a time", shown(text)), "write 2026-11-21, 2026-11-21T10-00, yesterday or -7d"))
+            since(text).ok_or_else(|| {
+                usage(
+                    format!("--newer: '{}' is not a time", shown(text)),
+                    "write 2026-11-21, 2026-11-21T10-00, yesterday or -7d",
+                )
+            })
         });
         let letter = |letter: char| {
-            let kinds = [FileKind::File, FileKind::Dir, FileKind::Symlink, FileKind::Fifo, FileKind::Socket, FileKind::Char, FileKind::Block];
+            let kinds = [
+                FileKind::File,
+                FileKind::Dir,
+                FileKind::Symlink,
+                FileKind::Fifo,
+                FileKind::Socket,
+                FileKind::Char,
+                FileKind::Block,
+            ];
             let found = "fdlpscb".chars().zip(kinds).find(|(known, _)| *known == letter);
-            found.map(|(_, kind)| kind).ok_or_else(|| usage(format!("--type: '{}' is not a type", shown(&letter.to_string())), "write f, d, l, p, s, c or b"))
+            found.map(|(_, kind)| kind).ok_or_else(|| {
+                usage(format!("--type: '{}' is not a type", shown(&letter.to_string())), "write f, d, l, p, s, c or b")
+            })
         };
         Ok(Self {
             glob: glob.compile_matcher(),
@@ -234,7 +263,8 @@ impl Query {
 
 /// The first second of a time: of a period its begin, of a span the time so long ago.
 fn since(text: &str) -> Option<i64> {
-    let now = Time { sec: std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs().cast_signed(), nsec: 0 };
+    let now =
+        Time { sec: std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs().cast_signed(), nsec: 0 };
     let end = time_limit(text, now)?;
     // Behind a whole period stands the second after it.
     let length = match text {

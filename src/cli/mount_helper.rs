@@ -22,9 +22,36 @@ const FAILED: u8 = 32;
 const VALUES: [&str; 4] = ["password-file", "password-command", "only", "cache-size"];
 /// What mount(8) and fstab say to everyone, and what is so anyhow.
 const KNOWN: [&str; 30] = [
-    "ro", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "user", "users", "nouser", "owner", "group", "dev", "nodev",
-    "suid", "nosuid", "exec", "noexec", "atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime", "diratime",
-    "nodiratime", "sync", "async", "lazytime", "nolazytime",
+    "ro",
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "users",
+    "nouser",
+    "owner",
+    "group",
+    "dev",
+    "nodev",
+    "suid",
+    "nosuid",
+    "exec",
+    "noexec",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
+    "sync",
+    "async",
+    "lazytime",
+    "nolazytime",
 ];
 
 /// Mounts, if the program was called by this name; None: it was not.
@@ -63,7 +90,9 @@ fn translate(args: impl Iterator<Item = OsString>) -> Result<Option<Vec<OsString
     let mut args = args;
     while let Some(arg) = args.next() {
         match arg.as_bytes() {
-            b"-o" => options.extend(args.next().unwrap_or_default().as_bytes().split(|b| *b == b',').map(<[u8]>::to_vec)),
+            b"-o" => {
+                options.extend(args.next().unwrap_or_default().as_bytes().split(|b| *b == b',').map(<[u8]>::to_vec))
+            }
             b"-t" | b"-N" => drop(args.next()),
             [b'-', letters @ ..] if !letters.is_empty() && letters.iter().all(|b| b"sfnv".contains(b)) => {
                 fake |= letters.contains(&b'f');
@@ -135,14 +164,24 @@ mod tests {
                 "/repo /mnt -n -v -o ro,password-file=/k,allow-other,only=web/etc@latest,_netdev,nofail,x-systemd.automount,cache-size=1G",
                 "relict --quiet --repo /repo mount --password-file=/k --allow-other --only=web/etc@latest --cache-size=1G -- /mnt",
             ),
-            ("/repo /mnt -o allow_other,password_file=/k -t fuse.relict", "relict --quiet --repo /repo mount --allow-other --password-file=/k -- /mnt"),
+            (
+                "/repo /mnt -o allow_other,password_file=/k -t fuse.relict",
+                "relict --quiet --repo /repo mount --allow-other --password-file=/k -- /mnt",
+            ),
             ("/repo /mnt -s -o strange,rw", "relict --quiet --repo /repo mount -- /mnt"),
         ] {
             assert_eq!(line(args).unwrap().as_deref(), Some(expected), "{args}");
             assert!(super::super::parse(expected.split(' ').map(OsString::from)).is_ok(), "{expected}");
         }
         assert_eq!(line("/repo /mnt -f").unwrap(), None);
-        for args in ["/repo", "/repo /mnt /x", "/repo /mnt -o strange", "/repo /mnt -o only", "/repo /mnt -o ro=1", "/repo /mnt -q"] {
+        for args in [
+            "/repo",
+            "/repo /mnt /x",
+            "/repo /mnt -o strange",
+            "/repo /mnt -o only",
+            "/repo /mnt -o ro=1",
+            "/repo /mnt -q",
+        ] {
             assert_eq!(line(args).unwrap_err().kind(), ErrorKind::Usage, "{args}");
         }
     }

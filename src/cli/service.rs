@@ -22,7 +22,12 @@ impl Service {
     /// For the mount at `mountpoint`, which `stop` ends.
     #[must_use]
     pub fn new(mountpoint: &Path, stop: &Arc<AtomicBool>) -> Self {
-        Self { mountpoint: mountpoint.to_path_buf(), stop: Arc::clone(stop), ended: Arc::default(), ending: Arc::default() }
+        Self {
+            mountpoint: mountpoint.to_path_buf(),
+            stop: Arc::clone(stop),
+            ended: Arc::default(),
+            ending: Arc::default(),
+        }
     }
 
     /// The mount can be used. From now on systemd is told what it wants to know.
@@ -67,7 +72,9 @@ fn watch(mountpoint: &Path, every: Duration, ended: &AtomicBool) {
         if last.is_none_or(|last| last.elapsed() >= every) {
             last = Some(Instant::now());
             match asked.symlink_metadata() {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => tell(&[NotifyState::Status("the mount gives errors")]),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tell(&[NotifyState::Status("the mount gives errors")])
+                }
                 _ => tell(&[NotifyState::Watchdog]),
             }
         }

@@ -55,19 +55,30 @@ pub fn run(context: &Context, args: &VersionsArgs) -> Result<Outcome> {
     }
     let shown = escape(if path.is_empty() { b"/" } else { &path });
     Err(match dirs {
-        true => Error::new(ErrorKind::Usage, format!("{shown} is a directory")).advise("name a file; 'relict diff' compares directories"),
+        true => Error::new(ErrorKind::Usage, format!("{shown} is a directory"))
+            .advise("name a file; 'relict diff' compares directories"),
         false => Error::new(ErrorKind::NotFound, format!("no restore point has {shown}"))
             .advise("'relict find --all NAME' looks for it everywhere; a path begins at the root of the restore point"),
     })
 }
 
-fn show(out: &mut Out, context: &Context, chain: &Chain, spans: &[Span], versions: &[Version], path: &[u8]) -> Result<()> {
+fn show(
+    out: &mut Out,
+    context: &Context,
+    chain: &Chain,
+    spans: &[Span],
+    versions: &[Version],
+    path: &[u8],
+) -> Result<()> {
     let Some(newest) = chain.last() else { return Ok(()) };
     if context.chatty() {
         out.line(&format!("{} of {} on {}:", escape(path), escape(&newest.source), escape(&newest.host)))?;
     }
     let rows: Vec<Vec<String>> = versions.iter().filter_map(|version| row(chain, version)).collect();
-    out.bytes(table(&["first seen", "last seen", "points", "size", "id"], &[false, false, true, true, false], &rows).as_bytes())?;
+    out.bytes(
+        table(&["first seen", "last seen", "points", "size", "id"], &[false, false, true, true, false], &rows)
+            .as_bytes(),
+    )?;
     if context.chatty() {
         let gone = match is_there(chain, spans) {
             true => String::new(),
@@ -81,7 +92,11 @@ fn show(out: &mut Out, context: &Context, chain: &Chain, spans: &[Span], version
 
 fn row(chain: &Chain, version: &Version) -> Option<Vec<String>> {
     let (first, last) = (chain.get(version.first)?, chain.get(version.last)?);
-    let bytes = if version.entry.kind == FileKind::File { size(version.size) } else { kind_word(version.entry.kind).to_owned() };
+    let bytes = if version.entry.kind == FileKind::File {
+        size(version.size)
+    } else {
+        kind_word(version.entry.kind).to_owned()
+    };
     Some(vec![time_name(first.time), time_name(last.time), version.points.to_string(), bytes, short_id(first)])
 }
 

@@ -134,9 +134,7 @@ impl View {
                 "newest_errors": newest.map(|point| point.counts.errors),
             })
         };
-        let lost = |damage: &super::Damage| {
-            serde_json::json!({ "path": printable(damage.path.as_bytes()), "offset": damage.offset, "reason": damage.reason })
-        };
+        let lost = |damage: &super::Damage| serde_json::json!({ "path": printable(damage.path.as_bytes()), "offset": damage.offset, "reason": damage.reason });
         let health = serde_json::json!({
             "status": status,
             "repository": self.backing.name(),
@@ -158,14 +156,23 @@ impl View {
         out.one("points", "Restore points shown.", layout.points() as u64);
         out.one("stored_bytes", "Bytes of all packages.", self.stats().stored_bytes);
         out.one("damaged_files", "Files and directories with damage met since mounting.", self.damaged());
-        out.one("following", "1 if the last look for new restore points went well.", u64::from(followed.error.is_none()));
+        out.one(
+            "following",
+            "1 if the last look for new restore points went well.",
+            u64::from(followed.error.is_none()),
+        );
         for source in layout.sources() {
             let Some(newest) = source.points.last() else { continue };
             let labels = format!("host=\"{}\",source=\"{}\"", label(&newest.host), label(&newest.source));
             let age = now.sec.saturating_sub(newest.time.sec).max(0).unsigned_abs();
             out.put("source_points", "Restore points of a source.", &labels, source.points.len() as u64);
             out.put("newest_point_age_seconds", "Age of the newest restore point of a source.", &labels, age);
-            out.put("newest_point_errors", "Files left out of the newest restore point of a source.", &labels, newest.counts.errors);
+            out.put(
+                "newest_point_errors",
+                "Files left out of the newest restore point of a source.",
+                &labels,
+                newest.counts.errors,
+            );
         }
         for figure in self.status.figures.get().map(|figures| figures()).unwrap_or_default() {
             let labels = figure.label.map(|(name, value)| format!("{name}=\"{}\"", label(value.as_bytes())));

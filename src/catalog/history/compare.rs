@@ -8,7 +8,7 @@ use super::MOST_LEVELS;
 use super::closure::with_parents;
 use super::content::{Changes, Content, changes, metadata_differs};
 use super::paths::{inode, names};
-use crate::catalog::tree::{ReadNodes, diff, range_prefix};
+use crate::catalog::tree::{Entry, ReadNodes, diff, range_prefix};
 use crate::{Error, Result};
 use repo_format::{ChunkId, Dirent, FileKind, Key, KeyKind, TREE_INO};
 use std::cmp::Ordering;
@@ -131,7 +131,13 @@ impl Comparison {
     ///
     /// # Errors
     /// When a tree cannot be read there.
-    pub fn row(&self, nodes: &dyn ReadNodes, name: &[u8], old: Option<Dirent>, new: Option<Dirent>) -> Result<Option<Row>> {
+    pub fn row(
+        &self,
+        nodes: &dyn ReadNodes,
+        name: &[u8],
+        old: Option<Dirent>,
+        new: Option<Dirent>,
+    ) -> Result<Option<Row>> {
         let difference = match (old, new) {
             (Some(old), Some(new)) => self.difference(nodes, old, new)?,
             (None, Some(_)) => Some(Difference::Added),
@@ -162,14 +168,10 @@ impl Comparison {
 
     fn changes_of_two(&self, nodes: &dyn ReadNodes, old: u64, new: u64) -> Result<Changes> {
         let (a, b) = (inode(nodes, &self.old, old)?, inode(nodes, &self.new, new)?);
-        let content = b.kind() != FileKind::Dir && Content::read(nodes, &self.old, old)? != Content::read(nodes, &self.new, new)?;
-        Ok(Changes { content, metadata: metadata_differs(&a, &b) || self.xattrs(nodes, &self.old, old)? != self.xattrs(nodes, &self.new, new)? })
-    }
-
-    fn xattrs(&self, nodes: &dyn ReadNodes, root: &ChunkId, ino: u64) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
-        let prefix = Key::prefix(ino, KeyKind::Xattr);
-        let pair = |entry: crate::catalog::tree::Entry| (entry.key().get(prefix.len()..).unwrap_or_default().into(), entry.value().into());
-        range_prefix(nodes, root, &prefix).map(|entry| entry.map(pair)).collect()
+        let content =
+            b.kind() != FileKind::Dir && Content::read(nodes, &self.old, old)? != Content::read(nodes, &self.new, new)?;
+        let metadata = metadata_differs(&a, &b) || xattrs(nodes, &self.old, old)? != xattrs(nodes, &self.new, new)?;
+        Ok(Changes { content, metadata })
     }
 
     /// Whether a directory that is in both has something of `side` below it.
@@ -194,6 +196,15 @@ impl Comparison {
         }
         Ok(false)
     }
+}
+
+/// Extended attributes: names and values.
+type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+fn xattrs(nodes: &dyn ReadNodes, root: &ChunkId, ino: u64) -> Result<Xattrs> {
+    let prefix = Key::prefix(ino, KeyKind::Xattr);
+    let pair = |entry: Entry| (entry.key().get(prefix.len()..).unwrap_or_default().into(), entry.value().into());
+    range_prefix(nodes, root, &prefix).map(|entry| entry.map(pair)).collect()
 }
 
 type Merged = Option<(Box<[u8]>, Option<Dirent>, Option<Dirent>)>;

@@ -117,7 +117,10 @@ pub(super) fn changes(nodes: &dyn ReadNodes, old: &ChunkId, new: &ChunkId, ino: 
         match Key::decode(change.key()).map_err(Error::from)? {
             Key::Inode(_) => {
                 let (Some(old), Some(new)) = (&change.old, &change.new) else { continue };
-                let (old, new) = (Inode::decode(old.value()).map_err(Error::from)?, Inode::decode(new.value()).map_err(Error::from)?);
+                let (old, new) = (
+                    Inode::decode(old.value()).map_err(Error::from)?,
+                    Inode::decode(new.value()).map_err(Error::from)?,
+                );
                 found.content |= old.kind() == FileKind::File && old.size != new.size || old.rdev != new.rdev;
                 found.metadata |= metadata_differs(&old, &new);
             }

@@ -149,7 +149,14 @@ impl GoneIndex {
         Ok(rows.into_iter().map(|(name, gone)| GoneRow { name, gone }).collect())
     }
 
-    fn any_below(&self, nodes: &dyn ReadNodes, chain: &Chain, spans: &[Span], name: &[u8], search: Search) -> Result<bool> {
+    fn any_below(
+        &self,
+        nodes: &dyn ReadNodes,
+        chain: &Chain,
+        spans: &[Span],
+        name: &[u8],
+        search: Search,
+    ) -> Result<bool> {
         let Some(levels) = search.levels.checked_sub(1) else { return Ok(true) };
         let below = child_spans(nodes, chain, spans, name)?;
         let all = self.all_below(chain, &below, search.all);
@@ -180,10 +187,11 @@ fn newest_dir(chain: &Chain, spans: &[Span]) -> Option<u64> {
     (last.entry.kind == FileKind::Dir).then_some(last.entry.ino)
 }
 
-/// Names that a directory lost at some time: the last point with it, what it was there, and whether it ever
-/// was a directory.
-fn lost_names(nodes: &dyn ReadNodes, chain: &Chain, spans: &[Span]) -> Result<BTreeMap<Box<[u8]>, (usize, Dirent, bool)>> {
-    let mut out: BTreeMap<Box<[u8]>, (usize, Dirent, bool)> = BTreeMap::new();
+/// Names that a directory lost: the last point with each, what it was there, and whether it ever was a directory.
+type LostNames = BTreeMap<Box<[u8]>, (usize, Dirent, bool)>;
+
+fn lost_names(nodes: &dyn ReadNodes, chain: &Chain, spans: &[Span]) -> Result<LostNames> {
+    let mut out = LostNames::new();
     let mut lose = |name: &[u8], last: usize, entry: Dirent| {
         let was_dir = entry.kind == FileKind::Dir;
         match out.get_mut(name) {

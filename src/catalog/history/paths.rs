@@ -56,7 +56,8 @@ pub fn names<'n>(nodes: &'n dyn ReadNodes, root: &ChunkId, dir: u64) -> impl Ite
 /// `Damaged` when the tree cannot be read there or has no such inode.
 pub fn inode(nodes: &dyn ReadNodes, root: &ChunkId, ino: u64) -> Result<Inode> {
     let entry = tree::get(nodes, root, &Key::Inode(ino).encode())?;
-    let entry = entry.ok_or_else(|| Error::damaged(format!("the restore point names inode {ino} but does not have it")))?;
+    let entry =
+        entry.ok_or_else(|| Error::damaged(format!("the restore point names inode {ino} but does not have it")))?;
     Inode::decode(entry.value()).map_err(Error::from)
 }
 

@@ -56,7 +56,10 @@ impl Source {
 
     fn rename(&mut self, from: &str, to: &str) {
         let inside = to == from || to.starts_with(&format!("{from}/")) || from.starts_with(&format!("{to}/"));
-        if inside || !self.things.contains_key(from) || !self.is_dir(to.rsplit_once('/').map_or("", |(parent, _)| parent)) {
+        if inside
+            || !self.things.contains_key(from)
+            || !self.is_dir(to.rsplit_once('/').map_or("", |(parent, _)| parent))
+        {
             return;
         }
         self.remove(to);
@@ -104,7 +107,20 @@ impl Source {
 
 fn inode(mode: u32, size: u64, sec: i64) -> Inode {
     let time = Time { sec, nsec: 0 };
-    Inode { mode, uid: 0, gid: 0, nlink: 1, size, mtime: time, ctime: time, btime: None, rdev: None, flags: 0, data_bytes: size, source: None }
+    Inode {
+        mode,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+        size,
+        mtime: time,
+        ctime: time,
+        btime: None,
+        rdev: None,
+        flags: 0,
+        data_bytes: size,
+        source: None,
+    }
 }
 
 fn point(index: usize, root: ChunkId) -> Arc<PointRecord> {
@@ -191,13 +207,15 @@ type GoneThings = (BTreeMap<String, usize>, BTreeSet<String>);
 
 fn gone_by_listing(listings: &[Listing]) -> GoneThings {
     let newest = listings.last().unwrap();
-    let last: BTreeMap<&String, usize> = listings.iter().enumerate().flat_map(|(at, l)| l.keys().map(move |path| (path, at))).collect();
+    let last: BTreeMap<&String, usize> =
+        listings.iter().enumerate().flat_map(|(at, l)| l.keys().map(move |path| (path, at))).collect();
     let gone: BTreeMap<&String, usize> = last.into_iter().filter(|(path, _)| !newest.contains_key(*path)).collect();
     let is_dir = |path: &str| match gone.get(&path.to_string()) {
         Some(at) => listings[*at][path].0.is_none(),
         None => newest.contains_key(path),
     };
-    let shown: BTreeMap<String, usize> = gone.iter().filter(|(path, _)| parents(path).all(is_dir)).map(|(path, at)| ((*path).clone(), *at)).collect();
+    let shown: BTreeMap<String, usize> =
+        gone.iter().filter(|(path, _)| parents(path).all(is_dir)).map(|(path, at)| ((*path).clone(), *at)).collect();
     let on_the_way = shown.keys().flat_map(|path| parents(path)).filter(|path| newest.contains_key(*path));
     let on_the_way = on_the_way.map(str::to_string).collect();
     (shown, on_the_way)
@@ -222,7 +240,8 @@ fn gone_by_walk(nodes: &dyn ReadNodes, chain: &Chain) -> GoneThings {
                 }
                 Gone::Below => drop(out.1.insert(path.clone())),
             }
-            let newest_is_file = below.last().is_some_and(|span| span.last + 1 == chain.len() && span.entry.kind != FileKind::Dir);
+            let newest_is_file =
+                below.last().is_some_and(|span| span.last + 1 == chain.len() && span.entry.kind != FileKind::Dir);
             pending.push((path, below, all || newest_is_file));
         }
     }
@@ -243,7 +262,8 @@ fn differences_by_listing(old: &Listing, new: &Listing) -> BTreeMap<String, Diff
         out.insert(path.clone(), difference);
     }
     // What lies below something added, removed or replaced is not said again.
-    let whole = |path: &str| matches!(out.get(path), Some(Difference::Added | Difference::Removed | Difference::Replaced));
+    let whole =
+        |path: &str| matches!(out.get(path), Some(Difference::Added | Difference::Removed | Difference::Replaced));
     let inside: Vec<String> = out.keys().filter(|path| parents(path).any(whole)).cloned().collect();
     out.retain(|path, _| !inside.contains(path));
     out

@@ -15,7 +15,9 @@ use std::sync::Arc;
 impl View {
     /// `<A>..<B>`; None when these are not two expressions for points that are there.
     pub(super) fn pair(&self, layout: &Layout, name: Option<&str>) -> Result<Option<Node>> {
-        let Some((name, (old, new))) = name.and_then(|name| Some((name, name.split_once("..")?))) else { return Ok(None) };
+        let Some((name, (old, new))) = name.and_then(|name| Some((name, name.split_once("..")?))) else {
+            return Ok(None);
+        };
         let records = layout.sources().flat_map(|source| source.points.iter().map(|point| (**point).clone())).collect();
         let points = Points::new(records);
         match points.resolve_pair(old, new, &Filter::default(), clock()) {
@@ -34,7 +36,13 @@ impl View {
         self.computed.comparisons.get_or_insert_with(&(old, new), compute)
     }
 
-    pub(super) fn differing_listing(&self, pair: &Arc<Pair>, side: Side, path: &[u8], (old, new): (u64, u64)) -> Result<Listing> {
+    pub(super) fn differing_listing(
+        &self,
+        pair: &Arc<Pair>,
+        side: Side,
+        path: &[u8],
+        (old, new): (u64, u64),
+    ) -> Result<Listing> {
         let comparison = self.comparison(pair)?;
         let mut out = Listing::new();
         for row in comparison.rows(self.nodes(), old, new)? {
@@ -62,10 +70,23 @@ impl View {
         }
     }
 
-    fn row_entry(&self, comparison: &Comparison, pair: &Arc<Pair>, side: Side, path: &[u8], row: &Row) -> Result<Option<Entry>> {
+    fn row_entry(
+        &self,
+        comparison: &Comparison,
+        pair: &Arc<Pair>,
+        side: Side,
+        path: &[u8],
+        row: &Row,
+    ) -> Result<Option<Entry>> {
         if let (true, Some(old), Some(new)) = (row.goes_down(), row.old, row.new) {
             let shown = row.is_of(side) || comparison.any(self.nodes(), side, old.ino, new.ino)?;
-            let below = Node::Differing { pair: Arc::clone(pair), side, path: join(path, &row.name), old: old.ino, new: new.ino };
+            let below = Node::Differing {
+                pair: Arc::clone(pair),
+                side,
+                path: join(path, &row.name),
+                old: old.ino,
+                new: new.ino,
+            };
             return Ok(shown.then(|| Entry::node(&row.name, below)));
         }
         debug_assert!(row.difference != Difference::Below);

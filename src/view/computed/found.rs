@@ -4,7 +4,7 @@
 //! where a point was found, and remembered in a table of bounded size: one that fell out of it is found again
 //! by its path.
 
-use super::{Entry, Found, Listing, Node, Slot, View, newest_before};
+use super::{Entry, Found, Listing, Node, Slot, Source, View, newest_before};
 use crate::Result;
 use crate::catalog::history::paths;
 use crate::catalog::points::time_limit;
@@ -24,6 +24,9 @@ const MOST_FOUND_SLOTS: usize = 1 << 19;
 pub(in crate::view) fn is_gmt(name: &[u8]) -> bool {
     name.starts_with(GMT)
 }
+
+/// The source that a directory belongs to, and its path in that source's points.
+type Whence = (Arc<Source>, Arc<Vec<u8>>);
 
 impl View {
     /// A slot for a point that was found in directory `parent`; `path` is where, for reports of damage.
@@ -56,7 +59,13 @@ impl View {
         slot
     }
 
-    pub(super) fn found_listing(&self, layout: &Layout, host: Option<&str>, found: &Arc<Found>, parent: Ino) -> Result<Listing> {
+    pub(super) fn found_listing(
+        &self,
+        layout: &Layout,
+        host: Option<&str>,
+        found: &Arc<Found>,
+        parent: Ino,
+    ) -> Result<Listing> {
         let mut out = Listing::new();
         for (of_host, source, point) in &found.points {
             match host {
@@ -84,7 +93,9 @@ impl View {
             return Ok(None);
         }
         let (layout, text) = (self.layout(), std::str::from_utf8(name).ok());
-        let Some((text, limit)) = text.and_then(|text| Some((text, time_limit(text, Time::default())?))) else { return Ok(None) };
+        let Some((text, limit)) = text.and_then(|text| Some((text, time_limit(text, Time::default())?))) else {
+            return Ok(None);
+        };
         let (source, path) = match self.source_and_path(&layout, parent)? {
             Some(found) => found,
             None => return Ok(None),
@@ -96,8 +107,7 @@ impl View {
         Ino::in_slot(slot, ino).map(|ino| self.getattr(ino)).transpose()
     }
 
-    /// The source that a directory belongs to, and its path in that source's points.
-    fn source_and_path(&self, layout: &Layout, dir: Ino) -> Result<Option<(Arc<super::Source>, Arc<Vec<u8>>)>> {
+    fn source_and_path(&self, layout: &Layout, dir: Ino) -> Result<Option<Whence>> {
         if dir.is_virtual() {
             return Ok(layout.source_at(dir).map(|source| (Arc::clone(source), Arc::default())));
         }

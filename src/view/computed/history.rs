@@ -46,11 +46,19 @@ impl View {
         self.computed.gone.get_or_insert_with(&key, || GoneIndex::new(self.nodes(), &source.points).map(Arc::new))
     }
 
-    pub(super) fn ghost_entry(&self, source: &Arc<Source>, ghost: Ghost, path: &[u8], name: &[u8]) -> Result<Option<Entry>> {
+    pub(super) fn ghost_entry(
+        &self,
+        source: &Arc<Source>,
+        ghost: Ghost,
+        path: &[u8],
+        name: &[u8],
+    ) -> Result<Option<Entry>> {
         let past = self.past(source, ghost, path)?;
         match ghost {
             Ghost::Versions => {
-                if let Some(version) = self.version_entries(source, &past)?.into_iter().find(|entry| *entry.name == *name) {
+                if let Some(version) =
+                    self.version_entries(source, &past)?.into_iter().find(|entry| *entry.name == *name)
+                {
                     return Ok(Some(version));
                 }
                 let below = child_spans(self.nodes(), &source.points, &past.spans, name)?;
@@ -105,7 +113,9 @@ fn ghost_entry(source: &Source, ghost: Ghost, path: &[u8], name: &[u8]) -> Entry
 
 fn gone_entry(source: &Source, path: &[u8], name: &[u8], gone: Gone) -> Entry {
     match gone {
-        Gone::Last(last, entry) if entry.kind != FileKind::Dir => Entry::inode(name, entry.kind, in_point(source, last, entry)),
+        Gone::Last(last, entry) if entry.kind != FileKind::Dir => {
+            Entry::inode(name, entry.kind, in_point(source, last, entry))
+        }
         Gone::Last(..) | Gone::Below => ghost_entry(source, Ghost::Deleted, path, name),
     }
 }

@@ -108,7 +108,10 @@ fn points_are_found_by_time() {
     let bench = Bench::new();
     assert_eq!(bench.names("at"), Vec::<String>::new());
     assert_eq!(bench.names("at/1970-01-01"), ["h", "other"]);
-    assert_eq!((bench.names("at/1970-01-01/h"), bench.names("at/1970-01-01/other")), (vec!["s".into()], vec!["+x".into()]));
+    assert_eq!(
+        (bench.names("at/1970-01-01/h"), bench.names("at/1970-01-01/other")),
+        (vec!["s".into()], vec!["+x".into()])
+    );
     assert_eq!(bench.text("at/1970-01-01/h/s/f"), "content 0");
     assert_eq!(bench.text("at/1970-01-02T23-59/h/s/f"), "content 1");
     for newest in ["now", "today", "yesterday", "-7d", "-36h", "1970", "1971-01", "latest"] {
@@ -119,7 +122,9 @@ fn points_are_found_by_time() {
     }
     assert!(bench.lookup("at/1970-01-01/h/none").is_none() && bench.lookup("at/1970-01-01/none").is_none());
     // The same point under three names are three directories, each with itself below.
-    let inos: Vec<Ino> = ["at/1970-01-01", "at/1970-01-01T12", "hosts"].map(|at| bench.attr(&format!("{at}/h/s{}", if at == "hosts" { "/1970-01-01T00-00-00Z" } else { "" })).ino).into();
+    let inos: Vec<Ino> = ["at/1970-01-01", "at/1970-01-01T12", "hosts"]
+        .map(|at| bench.attr(&format!("{at}/h/s{}", if at == "hosts" { "/1970-01-01T00-00-00Z" } else { "" })).ino)
+        .into();
     assert!(inos[0] != inos[1] && inos[1] != inos[2] && inos.iter().all(|ino| ino.is_point_root()));
     assert_eq!(bench.walk("at/1970-01-01/h/s"), bench.walk("hosts/h/s/1970-01-01T00-00-00Z"));
 }
@@ -167,7 +172,7 @@ fn previous_versions_are_found_in_every_directory() {
         }
     }
     // What was no directory then.
-    assert!(bench.lookup(&format!("hosts/h/s/1970-01-01T00-00-00Z/gone/@GMT-1970.01.04-00.00.00")).is_none());
+    assert!(bench.lookup("hosts/h/s/1970-01-01T00-00-00Z/gone/@GMT-1970.01.04-00.00.00").is_none());
     assert!(!bench.names("hosts/h/s").iter().any(|name| name.starts_with('@')));
 }
 
@@ -196,8 +201,12 @@ fn versions_are_the_different_contents() {
     }
     assert_eq!(bench.names("versions/h/s/d/same"), expected[..1]);
     assert_eq!(bench.names("versions/h/s/gone/x"), expected[..1]);
-    assert!(bench.lookup("versions/h/s/f/1970-01-04T00-00-00Z").is_none() && bench.lookup("versions/h/s/none").is_none());
-    assert!(bench.lookup("versions/h/none").is_none() && bench.lookup("versions/h/s/f/1970-01-01T00-00-00Z/x").is_none());
+    assert!(
+        bench.lookup("versions/h/s/f/1970-01-04T00-00-00Z").is_none() && bench.lookup("versions/h/s/none").is_none()
+    );
+    assert!(
+        bench.lookup("versions/h/none").is_none() && bench.lookup("versions/h/s/f/1970-01-01T00-00-00Z/x").is_none()
+    );
     bench.walk(root);
 }
 
@@ -223,7 +232,11 @@ fn gone_things_are_shown_as_they_were_last() {
 fn differences_are_three_trees() {
     let bench = Bench::new();
     for pair in ["1970-01-02..1970-01-03", "latest~2..latest", "02020202..0303", "-7d~2..now"] {
-        let pair = if pair.starts_with("0202") { format!("{}..{}", PointId([1; 16]), PointId([3; 16])) } else { pair.to_owned() };
+        let pair = if pair.starts_with("0202") {
+            format!("{}..{}", PointId([1; 16]), PointId([3; 16]))
+        } else {
+            pair.to_owned()
+        };
         let side = |side: &str| bench.walk(&format!("diff/{pair}/{side}"));
         assert_eq!(side("added"), ["d/", "d/new"], "{pair}");
         assert_eq!(side("removed"), ["d/", "d/old", "gone/", "gone/x", "secret/", "secret/lost"], "{pair}");
@@ -244,10 +257,16 @@ fn differences_are_three_trees() {
 #[test]
 fn who_may_enter_stays_who_might_enter() {
     let bench = Bench::new();
-    for path in ["versions/h/s/secret", "deleted/h/s/secret", "diff/1970-01-02..latest/removed/secret", "at/now/h/s/secret"] {
+    for path in
+        ["versions/h/s/secret", "deleted/h/s/secret", "diff/1970-01-02..latest/removed/secret", "at/now/h/s/secret"]
+    {
         let attr = bench.attr(path);
         assert_eq!((attr.kind, attr.perm, attr.uid), (FileKind::Dir, 0o700, 33), "{path}");
-        assert_eq!(bench.view.xattr(attr.ino, b"system.posix_acl_access").unwrap().as_deref(), Some(&b"acl"[..]), "{path}");
+        assert_eq!(
+            bench.view.xattr(attr.ino, b"system.posix_acl_access").unwrap().as_deref(),
+            Some(&b"acl"[..]),
+            "{path}"
+        );
         assert_eq!(bench.view.xattr_names(attr.ino).unwrap(), b"system.posix_acl_access\0", "{path}");
     }
     let attr = bench.attr("versions/h/s/f");
@@ -289,7 +308,13 @@ fn lists_are_read_in_pieces_and_finished_as_they_were_begun() {
 #[test]
 fn numbers_are_the_same_in_every_mount() {
     let (a, b) = (Bench::new(), Bench::new());
-    for path in ["versions/h/s/d", "deleted/h/s/gone", "diff/1970-01-02..latest/removed/d", "at/1970-01-02/h/s/d/same", "hosts/h/s/@GMT-1970.01.02-00.00.00/d"] {
+    for path in [
+        "versions/h/s/d",
+        "deleted/h/s/gone",
+        "diff/1970-01-02..latest/removed/d",
+        "at/1970-01-02/h/s/d/same",
+        "hosts/h/s/@GMT-1970.01.02-00.00.00/d",
+    ] {
         assert_eq!(a.attr(path), b.attr(path), "{path}");
     }
     // A number whose directory is not known is found again by its path.
@@ -332,19 +357,32 @@ fn one_source_can_be_the_root() {
 fn one_point_can_be_the_root() {
     let bench = only("h/s@1970-01-02").unwrap();
     assert_eq!(bench.names(""), ["d", "f", "gone", "secret"]);
-    assert_eq!((bench.text("f"), bench.attr("").ino, bench.attr("").kind), ("content 1".to_owned(), Ino::ROOT, FileKind::Dir));
+    assert_eq!(
+        (bench.text("f"), bench.attr("").ino, bench.attr("").kind),
+        ("content 1".to_owned(), Ino::ROOT, FileKind::Dir)
+    );
     assert_eq!(bench.view.lookup(bench.attr("d").ino, b"..").unwrap().unwrap().ino, Ino::ROOT);
     assert_eq!(bench.view.life(Ino::ROOT), Some(Life(365 * 24 * 3600)));
     assert_eq!(bench.text("@GMT-1970.01.01-00.00.00/f"), "content 0");
     assert_eq!(bench.walk("d"), ["old", "same"]);
     let kind = |text: &str| only(text).err().map(|error| error.kind());
-    assert_eq!((kind("h/none"), kind("h/s@1960-01"), kind("h/s@?")), (Some(ErrorKind::NotFound), Some(ErrorKind::NotFound), Some(ErrorKind::Usage)));
+    assert_eq!(
+        (kind("h/none"), kind("h/s@1960-01"), kind("h/s@?")),
+        (Some(ErrorKind::NotFound), Some(ErrorKind::NotFound), Some(ErrorKind::Usage))
+    );
 }
 
 #[test]
 fn the_mount_says_how_it_is() {
     let bench = Bench::new();
-    bench.view.add_figures(|| vec![super::super::Figure { name: "fuse_requests_total", help: "Requests.", label: Some(("request", "a\"b".into())), value: 5 }]);
+    bench.view.add_figures(|| {
+        vec![super::super::Figure {
+            name: "fuse_requests_total",
+            help: "Requests.",
+            label: Some(("request", "a\"b".into())),
+            value: 5,
+        }]
+    });
     bench.view.refresh(Time { sec: 50, nsec: 0 }).unwrap();
     assert_eq!(bench.names(".relict"), ["health.json", "metrics"]);
     let health: serde_json::Value = serde_json::from_str(&bench.text(".relict/health.json")).unwrap();
@@ -352,7 +390,15 @@ fn the_mount_says_how_it_is() {
     assert_eq!(health["sources"][1]["source"].as_str(), Some("/x"));
     assert_eq!(health["last_followed"].as_str(), Some("1970-01-01T00-00-50Z"));
     let metrics = bench.text(".relict/metrics");
-    for line in ["# TYPE relict_points gauge", "relict_points 5", "relict_source_points{host=\"h\",source=\"s\"} 4", "# TYPE relict_fuse_requests_total counter", "relict_fuse_requests_total{request=\"a\\\"b\"} 5", "relict_damaged_files 0", "relict_following 1"] {
+    for line in [
+        "# TYPE relict_points gauge",
+        "relict_points 5",
+        "relict_source_points{host=\"h\",source=\"s\"} 4",
+        "# TYPE relict_fuse_requests_total counter",
+        "relict_fuse_requests_total{request=\"a\\\"b\"} 5",
+        "relict_damaged_files 0",
+        "relict_following 1",
+    ] {
         assert!(metrics.lines().any(|known| known == line), "{line} in {metrics}");
     }
     let attr = bench.attr(".relict/metrics");
