@@ -13,7 +13,7 @@ use super::store::Store;
 use crate::catalog::points::printable;
 use crate::catalog::tree;
 use crate::ingest::change::{Change, SetAttr};
-use crate::ingest::report::{Monitor, News};
+use crate::ingest::report::Monitor;
 use crate::{Error, ErrorKind, Result};
 use repo_format::{
     ChunkId, Counts, Device, Dirent, FileKind, Inode, Key, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_TARGET_BYTES, MAX_XATTR_BYTES,
@@ -170,7 +170,7 @@ impl<'s> Apply<'_, 's> {
             self.state.tree.created_dir(ino)?;
             self.around.monitor.on_dir(path);
         } else {
-            self.around.monitor.on_file(0, News::New);
+            self.around.monitor.on_file(0, crate::ingest::report::News::New);
         }
         Ok(())
     }
