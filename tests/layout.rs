@@ -176,6 +176,7 @@ fn history_is_a_path() {
     std::thread::sleep(Duration::from_millis(2100));
     assert!(!mnt.join("at/nothing").exists());
     assert!(lookups(&metrics()) > before);
+    assert!(metrics().lines().any(|line| line.strip_prefix("relict_cache_bytes ").is_some_and(|bytes| bytes != "0")));
     rig.umount();
 }
 

@@ -16,8 +16,6 @@ want rsync rsync
 want mkfs.ext4 e2fsprogs
 want python3 python3
 want tar tar
-want smbd samba
-want smbclient smbclient
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 # bindgen reads RocksDB's C header through libclang.
 compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null || need+=(libclang-dev)

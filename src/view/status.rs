@@ -155,6 +155,7 @@ impl View {
         let mut out = Metrics::default();
         out.one("points", "Restore points shown.", layout.points() as u64);
         out.one("stored_bytes", "Bytes of all packages.", self.stats().stored_bytes);
+        out.one("cache_bytes", "Content and tree nodes in memory.", self.backing.cache_bytes());
         out.one("damaged_files", "Files and directories with damage met since mounting.", self.damaged());
         out.one(
             "following",
