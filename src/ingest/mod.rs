@@ -13,10 +13,12 @@
 //! | `file`, `source` | one file; the operating system in the tree's types |
 //! | [`change`] | the one language of streams |
 //! | [`stream`] | from changes to sealed points |
+//! | [`btrfs`] | btrfs send streams as changes |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
 
 pub mod backup;
+pub mod btrfs;
 pub mod change;
 pub mod chunker;
 pub mod exclude;

@@ -25,7 +25,8 @@ pub mod xattr;
 
 pub use dir::{Dir, DirEntry};
 pub use read::{
-    data_ranges, fadvise_dontneed, fadvise_sequential, fsync_dir, pread_exact_or_short, punch_hole,
+    data_ranges, data_ranges_from, fadvise_dontneed, fadvise_sequential, fsync_dir, pread_exact_or_short,
+    punch_hole,
 };
 pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
 pub use sys::{getegid, geteuid, set_umask};

@@ -26,6 +26,12 @@ pub const fn data_ranges(file: &File, size: u64) -> DataRanges<'_> {
     DataRanges { file, at: 0, size }
 }
 
+/// As [`data_ranges`], from `from` on.
+#[must_use]
+pub const fn data_ranges_from(file: &File, from: u64, size: u64) -> DataRanges<'_> {
+    DataRanges { file, at: from, size }
+}
+
 impl DataRanges<'_> {
     fn next_range(&mut self) -> io::Result<Option<(u64, u64)>> {
         // A file mostly begins with data, which then mostly goes to the end: ask for the end first.
