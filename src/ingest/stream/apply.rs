@@ -27,6 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// Permissions of files and directories of which the stream says none.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// As Linux shows all of them.
+const LINK_MODE: u32 = 0o777;
 /// Bytes in the temporary file from which on everything staged is cut.
 const SPOOL_BYTES: u64 = 1 << 30;
 /// Changed files up to this size have their extents copied to make a layout for clones; larger ones go to a tree first.
@@ -157,7 +159,11 @@ impl<'s> Apply<'_, 's> {
         if is_device != device.is_some() {
             return Err(refused(path, "is a device without a number, or has one and is none"));
         }
-        let permissions = if kind == FileKind::Dir { DIR_MODE } else { FILE_MODE };
+        let permissions = match kind {
+            FileKind::Dir => DIR_MODE,
+            FileKind::Symlink => LINK_MODE,
+            _ => FILE_MODE,
+        };
         let inode = Inode { rdev: device, ..new_inode(kind, permissions) };
         let ino = self.state.tree.create(path, inode, ino)?;
         if kind == FileKind::Dir {

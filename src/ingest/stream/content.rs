@@ -33,6 +33,8 @@ pub(super) struct Content {
     pub(super) staged: BTreeMap<u64, Piece>,
     /// Some of `staged` must be read from the source.
     pub(super) has_unread: bool,
+    /// Cutting paused at the first offset, which is a cut, in a piece that began at the second.
+    pub(super) paused: Option<(u64, u64)>,
     /// The layout as clones took it, until it changes.
     pub(super) shared: Option<Arc<Layout>>,
 }
@@ -180,6 +182,7 @@ impl Content {
 
     /// Takes away what is staged in a range.
     pub(super) fn cut_out(&mut self, range: Range<u64>) {
+        self.paused = None;
         if let Some((start, piece)) = self.staged.range(..range.start).next_back().map(|(s, p)| (*s, p.clone()))
             && piece.end > range.start
         {

@@ -29,6 +29,8 @@ mod spool;
 mod staged;
 pub mod states;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use super::backup::{DEFAULT_MEMORY_BYTES, Outcome, counts_since, new_point_id, now};
 use super::change::{Change, Decode};

@@ -46,8 +46,8 @@ pub(super) struct Recut<'r, 's> {
 enum Span {
     /// Zeros up to here.
     Hole(u64),
-    /// Bytes up to here.
-    Bytes(u64),
+    /// Perhaps not.
+    Bytes,
 }
 
 /// Bytes of the content around the place that is being cut.
@@ -66,13 +66,16 @@ impl<'s> Recut<'_, 's> {
         while let Some(dirty) = content.staged.range(from..).next().map(|(start, _)| *start) {
             let start = self.last_sure_cut(content, dirty)?;
             let mut taken = Vec::new();
-            let (end, is_cut) = self.cut_from(id, content, start, &mut taken)?;
+            let (end, is_cut) = self.cut_from(id, content, start, dirty, &mut taken)?;
             // Staged pieces stay in sight until the end: their neighbourhood says what the next zones are.
             let cleared = if end >= content.size { u64::MAX } else { end };
             content.clear(start..cleared);
             content.rows.extend(taken);
             if !is_cut {
+                let paused = content.piece_at(end).ok().map(|(start, _)| (end, start));
+                let before = content.paused.filter(|(at, _)| paused.is_some_and(|(_, start)| start == *at));
                 content.cut_out(0..end);
+                content.paused = before.map_or(paused, |(_, start)| Some((end, start)));
                 content.layout_size = content.layout_size.max(end);
                 return Ok(false);
             }
@@ -83,7 +86,7 @@ impl<'s> Recut<'_, 's> {
         }
         content.staged.clear();
         content.has_unread = false;
-        content.shared = None;
+        (content.shared, content.paused) = (None, None);
         content.layout_size = content.size;
         Ok(true)
     }
@@ -91,6 +94,9 @@ impl<'s> Recut<'_, 's> {
     /// Where cutting begins for a range that is staged from `dirty` on: the start of the first chunk that may end
     /// elsewhere by now.
     fn last_sure_cut(&self, content: &Content, dirty: u64) -> Result<u64> {
+        if content.paused.is_some_and(|(at, _)| at == dirty) {
+            return Ok(dirty);
+        }
         let zone_end = dirty - dirty % BLOCK;
         let Some(last) = zone_end.checked_sub(LOOK_BEHIND) else { return Ok(0) };
         let row = self.own_rows(content, last)?.peek();
@@ -104,13 +110,20 @@ impl<'s> Recut<'_, 's> {
         Rows::of_content(Base { nodes: self.store.nodes(), root: self.root }, content, from)
     }
 
-    /// Cuts from `start` until the old layout is right again; returns where that is, or the size. False behind it:
-    /// it ended early, in the middle of a staged piece.
-    fn cut_from(&mut self, id: ContentId, content: &Content, start: u64, taken: &mut Vec<(u64, Extent)>) -> Result<(u64, bool)> {
+    /// Cuts from `start`, for what is staged from `dirty` on, until the old layout is right again; returns where that
+    /// is, or the size. False behind it: it ended early, in the middle of a staged piece, but not where that began.
+    fn cut_from(
+        &mut self,
+        id: ContentId,
+        content: &Content,
+        start: u64,
+        dirty: u64,
+        taken: &mut Vec<(u64, Extent)>,
+    ) -> Result<(u64, bool)> {
         let mut at = start;
         let mut window = Window::at(self.pipeline, at, content.size);
         while at < content.size {
-            if self.extents + taken.len() >= self.max_extents && at > start && self.may_pause(content, at)? {
+            if self.extents + taken.len() >= self.max_extents && at > dirty && self.may_pause(content, at)? {
                 return Ok((at, false));
             }
             if let Some(end) = self.hole_at(content, at)? {
@@ -181,7 +194,9 @@ impl<'s> Recut<'_, 's> {
         }
         let end = piece.end.min(content.size);
         let both_end = end == content.size && from + (end - piece.start) == layout.size;
-        let zone = Zone::new(piece.start..end, both_end);
+        // Before a pause the piece went on in front.
+        let start = content.paused.filter(|(at, _)| *at == piece.start).map_or(piece.start, |(_, start)| start);
+        let zone = Zone::new(start..end, both_end);
         let mut rows = Rows::of_layout(self.store.nodes(), layout, from + (at - piece.start))?;
         let mut done = at;
         while let Some((source, row)) = rows.next()? {
@@ -238,7 +253,7 @@ impl<'s> Recut<'_, 's> {
         match content.piece_at(at) {
             Ok((start, piece)) => match &piece.what {
                 What::Hole => Ok(Span::Hole(piece.end)),
-                What::Spool(_) => Ok(Span::Bytes(piece.end)),
+                What::Spool(_) => Ok(Span::Bytes),
                 What::Layout(layout, from) => {
                     let from = from + (at - start);
                     let rows = Rows::of_layout(self.store.nodes(), layout, from)?;
@@ -258,7 +273,7 @@ impl<'s> Recut<'_, 's> {
         Ok(match source.next_data(path, at..end)? {
             None => Span::Hole(end),
             Some(data) if data.start > at => Span::Hole(data.start.min(end)),
-            Some(data) => Span::Bytes(data.end.clamp(at + 1, end)),
+            Some(_) => Span::Bytes,
         })
     }
 
@@ -313,25 +328,30 @@ impl<'s> Recut<'_, 's> {
         let end = from + out.len() as u64;
         while let Some((start, row)) = rows.next()?.filter(|(start, _)| *start < end) {
             let (first, last) = (start.max(from), (start + u64::from(row.len)).min(end));
-            let chunk = self.chunk(&row.chunk)?;
             let skip = u64::from(row.skip) + (first - start);
             let place = |from: u64, to: u64| Some(usize::try_from(from).ok()?..usize::try_from(to).ok()?);
-            let bytes = place(skip, skip + (last - first)).and_then(|range| chunk.get(range));
-            let target = place(first - from, last - from).and_then(|range| out.get_mut(range));
-            match (bytes, target) {
-                (Some(bytes), Some(target)) => target.copy_from_slice(bytes),
-                _ => return Err(Error::damaged(format!("chunk {} is shorter than its extent", row.chunk))),
+            let (bytes, target) = (place(skip, skip + (last - first)), place(first - from, last - from));
+            let mut copied = false;
+            self.chunk(&row.chunk, &mut |chunk| {
+                let bytes = bytes.clone().and_then(|range| chunk.get(range));
+                if let (Some(bytes), Some(target)) = (bytes, target.clone().and_then(|range| out.get_mut(range))) {
+                    target.copy_from_slice(bytes);
+                    copied = true;
+                }
+            })?;
+            if !copied {
+                return Err(Error::damaged(format!("chunk {} is shorter than its extent", row.chunk)));
             }
         }
         Ok(())
     }
 
-    fn chunk(&mut self, id: &ChunkId) -> Result<super::store::Bytes> {
-        match self.store.chunk(id) {
+    fn chunk(&mut self, id: &ChunkId, with: &mut dyn FnMut(&[u8])) -> Result<()> {
+        match self.store.chunk(id, with) {
             // It may be one of this run that no reader can find yet.
             Err(_) if self.pipeline.is_unsettled() => {
                 self.pipeline.settle()?;
-                self.store.chunk(id)
+                self.store.chunk(id, with)
             }
             result => result,
         }
@@ -342,7 +362,7 @@ impl<'s> Recut<'_, 's> {
 fn span_of(mut rows: Rows<'_>, from: u64, at: u64, end: u64) -> Span {
     match rows.peek() {
         Some((start, _)) if start > from => Span::Hole((at + (start - from)).min(end)),
-        Some((start, row)) => Span::Bytes((at + (start + u64::from(row.len) - from)).min(end)),
+        Some(_) => Span::Bytes,
         None => Span::Hole(end),
     }
 }

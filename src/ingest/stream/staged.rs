@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// source's numbers below this are kept.
 pub(super) const FIRST_EXILE: u64 = MAX_INO + 1 - (1 << 20);
 
+/// Directories of the parent that the stream has moved stay in memory, up to so many: see `exile`.
+const MAX_MOVED: usize = 20_000;
+
 type Name = Box<[u8]>;
 
 /// An inode that is touched.
@@ -24,6 +27,8 @@ pub(super) struct Staged {
     pub(super) was: Option<Inode>,
     /// Its number in the base tree, if it has rows there.
     pub(super) origin: Option<u64>,
+    /// The stream has made it, as far as is still known: after a move to a tree it may be any other.
+    pub(super) is_new: bool,
     /// A name it has, or had when it was found by one: the directory, and the name in it.
     pub(super) parent: u64,
     pub(super) name: Name,
@@ -45,6 +50,8 @@ pub(super) struct StagedTree<'s> {
     /// Numbers from [`FIRST_EXILE`] on that are in use.
     pub(super) exiles: Vec<u64>,
     next_exile: u64,
+    /// Directories of the parent that were renamed.
+    moved: HashSet<u64>,
     /// The next number for an inode that brings none, or not a good one.
     pub(super) next_ino: u64,
     /// Symbolic links that lead nowhere yet.
@@ -70,6 +77,7 @@ impl<'s> StagedTree<'s> {
             dead: HashSet::new(),
             exiles: Vec::new(),
             next_exile: MAX_INO,
+            moved: HashSet::new(),
             next_ino: next_ino.max(ROOT_INO + 1),
             without_target: HashSet::new(),
             lost: (0, 0, 0),
@@ -122,7 +130,7 @@ impl<'s> StagedTree<'s> {
         let row = self.base_row(&Key::Inode(ino))?.filter(|_| !self.dead.contains(&ino));
         let row = row.ok_or_else(|| Error::damaged(format!("inode {ino} has a name in the parent's tree, but is not there")))?;
         let inode = Inode::decode(row.value())?;
-        let staged = Staged { was: Some(inode), origin: Some(ino), ..Staged::new(inode, parent, name) };
+        let staged = Staged { was: Some(inode), origin: Some(ino), is_new: false, ..Staged::new(inode, parent, name) };
         self.insert(ino, staged);
         Ok(())
     }
@@ -265,6 +273,7 @@ impl<'s> StagedTree<'s> {
     /// Moves a staged directory to a number that is free.
     pub(super) fn renumber(&mut self, from: u64, to: u64) -> Result<()> {
         let Some(staged) = self.inodes.remove(&from) else { return Ok(()) };
+        self.moved.remove(&from);
         self.forget();
         let (parent, name) = (staged.parent, staged.name.clone());
         if staged.origin == Some(from) {
@@ -387,6 +396,7 @@ impl<'s> StagedTree<'s> {
     fn bury(&mut self, ino: u64) {
         let Some(staged) = self.inodes.remove(&ino) else { return };
         self.without_target.remove(&ino);
+        self.moved.remove(&ino);
         self.exiles.retain(|exile| *exile != ino);
         self.dead.extend(staged.origin);
         self.orphans.extend(staged.content);
@@ -414,6 +424,9 @@ impl<'s> StagedTree<'s> {
         self.put_entry(dir, name, Some(Dirent { ino, kind }))?;
         let staged = self.get_mut(ino)?;
         (staged.parent, staged.name) = (dir, name.into());
+        if kind == FileKind::Dir && !staged.is_new && self.moved.len() < MAX_MOVED {
+            self.moved.insert(ino);
+        }
         if kind == FileKind::Dir && dir != old_dir {
             self.count_subdirs(old_dir, -1)?;
             self.count_subdirs(dir, 1)?;
@@ -462,7 +475,7 @@ impl<'s> StagedTree<'s> {
     /// that could not be written yet, and the directories that lead to them.
     pub(super) fn rebase(&mut self, base: ChunkId, kept: &HashSet<u64>) {
         let mut above: HashSet<u64> = HashSet::new();
-        for ino in kept {
+        for ino in kept.iter().chain(&self.moved) {
             let mut at = *ino;
             while let Some(staged) = self.inodes.get(&at).filter(|_| above.insert(at)) {
                 at = staged.parent;
@@ -488,6 +501,7 @@ impl Staged {
             inode,
             was: None,
             origin: None,
+            is_new: true,
             parent,
             name: name.into(),
             entries: BTreeMap::new(),

@@ -5,18 +5,16 @@ use crate::catalog::edits::SortedEdits;
 use crate::catalog::tree::{self, ReadNodes};
 use crate::ingest::backup::Nodes;
 use crate::ingest::sink::ChunkSink;
-use crate::store::{Chunk, Writer};
+use crate::store::Writer;
 use repo_format::ChunkId;
-use std::ops::Deref;
-use std::sync::Arc;
 
 /// The narrow seam to the repository; the tests have one in memory that counts.
 pub(super) trait Store: ChunkSink {
     /// Where tree nodes are read.
     fn nodes(&self) -> &dyn ReadNodes;
 
-    /// The bytes of a chunk that a sealed state names, or that this run stored before the last `settle`.
-    fn chunk(&self, id: &ChunkId) -> Result<Bytes>;
+    /// Shows `with` the bytes of a chunk that a sealed state names, or that this run stored before the last `settle`.
+    fn chunk(&self, id: &ChunkId, with: &mut dyn FnMut(&[u8])) -> Result<()>;
 
     /// Makes everything stored so far readable, and durable.
     fn settle(&self) -> Result<()>;
@@ -26,32 +24,13 @@ pub(super) trait Store: ChunkSink {
     fn apply(&self, root: Option<&ChunkId>, edits: SortedEdits, readable: bool) -> Result<ChunkId>;
 }
 
-/// The bytes of a chunk.
-pub(super) enum Bytes {
-    /// In a segment of the repository's cache.
-    Stored(Chunk),
-    /// On their own.
-    Owned(Arc<[u8]>),
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Stored(chunk) => chunk,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
 impl Store for Writer {
     fn nodes(&self) -> &dyn ReadNodes {
         &**self.repository()
     }
 
-    fn chunk(&self, id: &ChunkId) -> Result<Bytes> {
-        self.repository().chunk(id).map(Bytes::Stored)
+    fn chunk(&self, id: &ChunkId, with: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.repository().chunk(id).map(|chunk| with(&chunk))
     }
 
     fn settle(&self) -> Result<()> {
