@@ -15,6 +15,7 @@ mod out;
 pub mod password;
 pub mod progress;
 mod restore;
+mod snapshot;
 mod snapshots;
 pub mod text;
 mod umount;

@@ -12,7 +12,7 @@ use repo_format::FileKind;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -22,6 +22,25 @@ const LOOK_AHEAD: usize = 16;
 const MAX_WAITING: usize = 128;
 /// Attributes that a listing holds; of longer ones the walker asks for the rest as it gets there.
 const MAX_STATS: usize = 8192;
+
+/// A snapshot's directory that is read in the place of the directory it is a snapshot of, under that one's name.
+#[derive(Debug, Clone)]
+pub struct StandIn {
+    /// The directory that is backed up, absolute.
+    pub path: PathBuf,
+    /// Where its snapshot is.
+    pub snapshot: PathBuf,
+}
+
+impl StandIn {
+    fn is_for(&self, path: &[u8]) -> bool {
+        self.path.as_os_str().as_bytes() == path
+    }
+
+    fn open(&self) -> io::Result<Dir> {
+        Dir::open_root(&self.snapshot)
+    }
+}
 
 /// A directory as it was read.
 pub(super) struct Listing {
@@ -34,12 +53,16 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads a directory; of `only`, if given, no more than these names.
-    fn read(dir: SourceDir, only: Option<&[Vec<u8>]>, excludes: &Excludes) -> io::Result<Self> {
+    fn read(dir: SourceDir, only: Option<&[Vec<u8>]>, excludes: &Excludes, stand_in: Option<&StandIn>) -> io::Result<Self> {
         let entries = match only {
             Some(names) => names.iter().map(|name| DirEntry { name: name.clone(), kind: None, ino: 0 }).collect(),
             None => listed(&dir, excludes)?,
         };
-        let stats = entries.iter().take(MAX_STATS).map(|entry| Stat::of_entry(&dir.dir, &entry.name)).collect();
+        let stat = |entry: &DirEntry| match stand_in.filter(|other| other.is_for(&dir.path_of(&entry.name))) {
+            Some(other) => Stat::try_from(other.open()?.stat_self()?),
+            None => Stat::of_entry(&dir.dir, &entry.name),
+        };
+        let stats = entries.iter().take(MAX_STATS).map(stat).collect();
         Ok(Self { dir: Arc::new(dir), entries, stats })
     }
 
@@ -118,23 +141,28 @@ impl Slot {
         free
     }
 
-    fn list(&self, excludes: &Excludes) -> io::Result<Listing> {
-        let dir = self.parent.dir.open_dir(&self.name)?;
-        Listing::read(SourceDir { dir, path: self.path() }, self.only.as_deref(), excludes)
+    fn list(&self, excludes: &Excludes, stand_in: Option<&StandIn>) -> io::Result<Listing> {
+        let path = self.path();
+        let dir = match stand_in.filter(|other| other.is_for(&path)) {
+            Some(other) => other.open()?,
+            None => self.parent.dir.open_dir(&self.name)?,
+        };
+        Listing::read(SourceDir { dir, path }, self.only.as_deref(), excludes, stand_in)
     }
 }
 
 /// The directories before the walker, and who lists them.
 pub(super) struct Ahead<'a> {
     excludes: &'a Excludes,
+    stand_in: Option<&'a StandIn>,
     /// The next one is the last.
     stack: Mutex<Vec<Arc<Slot>>>,
     waiting: AtomicUsize,
 }
 
 impl<'a> Ahead<'a> {
-    pub(super) fn new(excludes: &'a Excludes) -> Self {
-        Self { excludes, stack: Mutex::default(), waiting: AtomicUsize::new(0) }
+    pub(super) fn new(excludes: &'a Excludes, stand_in: Option<&'a StandIn>) -> Self {
+        Self { excludes, stand_in, stack: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
     /// What is left out.
@@ -144,7 +172,7 @@ impl<'a> Ahead<'a> {
 
     /// Lists the directory that a walk begins at; nobody does that ahead.
     pub(super) fn list_top(&self, dir: Dir, only: Option<&[Vec<u8>]>) -> io::Result<Listing> {
-        Listing::read(SourceDir { dir, path: b"/".to_vec() }, only, self.excludes)
+        Listing::read(SourceDir { dir, path: b"/".to_vec() }, only, self.excludes, self.stand_in)
     }
 
     /// Tells which directories come next, the first of them last.
@@ -163,7 +191,7 @@ impl<'a> Ahead<'a> {
         };
         let Some(slot) = slot else { return false };
         self.waiting.fetch_add(1, Relaxed);
-        let listing = slot.list(self.excludes);
+        let listing = slot.list(self.excludes, self.stand_in);
         *lock(&slot.state) = State::Done(listing);
         slot.ready.notify_one();
         true
@@ -176,7 +204,7 @@ impl<'a> Ahead<'a> {
         if matches!(*state, State::Waiting) {
             *state = State::Taken;
             drop(state);
-            return slot.list(self.excludes);
+            return slot.list(self.excludes, self.stand_in);
         }
         while matches!(*state, State::Running) {
             state = slot.ready.wait(state).unwrap_or_else(PoisonError::into_inner);

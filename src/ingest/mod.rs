@@ -14,6 +14,7 @@
 //! | [`change`] | the one language of streams |
 //! | [`stream`] | from changes to sealed points |
 //! | [`btrfs`] | btrfs send streams as changes |
+//! | [`lifecycle`] | snapshots that backups are made of |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
 
@@ -25,6 +26,7 @@ pub mod exclude;
 mod file;
 mod file_systems;
 mod large;
+pub mod lifecycle;
 mod links;
 mod listing;
 mod old;

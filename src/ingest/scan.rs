@@ -9,7 +9,7 @@ use super::exclude::Excludes;
 use super::file_systems::FileSystems;
 use super::large::Buffers;
 use super::links::Link;
-use super::listing::Ahead;
+use super::listing::{Ahead, StandIn};
 use super::old::{Edits, OldTree};
 use super::report::{Monitor, Report};
 use super::roots::Roots;
@@ -31,6 +31,8 @@ pub(super) struct Scan<'a> {
     /// Absolute paths.
     pub(super) paths: &'a [PathBuf],
     pub(super) excludes: &'a Excludes,
+    /// What is read in the place of another directory.
+    pub(super) stand_in: Option<&'a StandIn>,
     pub(super) rules: Rules,
     /// The tree to compare with: where its nodes are, and its root.
     pub(super) old: Option<(&'a dyn ReadNodes, ChunkId)>,
@@ -63,7 +65,7 @@ impl Scan<'_> {
         let bounds = Bounds::new(self.threads, self.memory_bytes, chunker.max_bytes());
         let old = self.old.map(|(nodes, root)| OldTree { nodes, root });
         let run = Run::new(sink, old, chunker, monitor, stop, self.memory_bytes / 4);
-        let (buffers, ahead) = (Buffers::default(), Ahead::new(self.excludes));
+        let (buffers, ahead) = (Buffers::default(), Ahead::new(self.excludes, self.stand_in));
         let walked = std::thread::scope(|scope| {
             let (queues, inbox) = queues(bounds);
             for _ in 0..bounds.workers {

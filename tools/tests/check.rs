@@ -43,6 +43,7 @@ impl Fixture {
             source: b"source".to_vec(),
             tags: Vec::new(),
             excludes: Excludes::new(&ExcludeOptions::default()).unwrap(),
+            stand_in: None,
             one_file_system: false,
             force: false,
             parent: None,
