@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := $(TARGET)/compat-venv
 export RELICT_PYTHON ?= $(abspath $(VENV))/bin/python
 
-.PHONY: demo test lint fmt bench peers setup build compat clean
+.PHONY: demo test lint fmt bench peers setup build compat fuzz clean
 
 demo: build
 	tests/demo.sh $(TARGET)/release
@@ -40,6 +40,11 @@ bench: build
 # relict and the tools it answers to, on the same data; `make peers DATA=dir` takes dir/v1 and dir/v2.
 peers: build
 	RELICT_BIN=$(abspath $(TARGET))/release benches/peers/run.sh $(DATA)
+
+# libFuzzer over the decoders, FUZZ_SECONDS each; needs nightly Rust and cargo-fuzz.
+FUZZ_SECONDS ?= 60
+fuzz:
+	cd fuzz && cargo +nightly fuzz run btrfs -- -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=512
 
 clean:
 	$(CARGO) clean

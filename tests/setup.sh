@@ -14,6 +14,7 @@ want getfattr attr
 want getfacl acl
 want rsync rsync
 want mkfs.ext4 e2fsprogs
+want mkfs.btrfs btrfs-progs
 want python3 python3
 want tar tar
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)

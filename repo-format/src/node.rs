@@ -52,9 +52,9 @@ impl<B: AsRef<[u8]>> Node<B> {
         let mut end = NODE_HEADER_BYTES + self.count * 4;
         let mut last: Option<&[u8]> = None;
         for index in 0..self.count {
-            let stop = self.end_of(index).ok_or(error(end, Problem::Truncated))?;
-            let entry = self.bytes.as_ref().get(end..stop).ok_or(error(end, Problem::Field("offset")))?;
-            let (key, value) = split(entry).ok_or(error(end, Problem::Field("key length")))?;
+            let stop = self.end_of(index).ok_or_else(|| error(end, Problem::Truncated))?;
+            let entry = self.bytes.as_ref().get(end..stop).ok_or_else(|| error(end, Problem::Field("offset")))?;
+            let (key, value) = split(entry).ok_or_else(|| error(end, Problem::Field("key length")))?;
             if last.is_some_and(|last| last >= key) {
                 return Err(error(end, Problem::Order));
             }
@@ -121,7 +121,29 @@ impl<B: AsRef<[u8]>> Node<B> {
     /// # Errors
     /// As for [`slice::binary_search`]: the place where the key would stand.
     pub fn search(&self, key: &[u8]) -> core::result::Result<usize, usize> {
-        let (mut low, mut high) = (0, self.count);
+        self.search_within(key, 0, self.count)
+    }
+
+    /// As [`Node::search`], faster where the place is a little behind `hint`; a wrong hint is no error.
+    ///
+    /// # Errors
+    /// As [`Node::search`].
+    pub fn search_near(&self, key: &[u8], hint: usize) -> core::result::Result<usize, usize> {
+        if self.entry(hint).is_none_or(|(at, _)| at > key) {
+            return self.search_within(key, 0, hint.min(self.count));
+        }
+        let (mut low, mut step) = (hint, 1);
+        while let Some((at, _)) = self.entry(low + step) {
+            if at > key {
+                break;
+            }
+            (low, step) = (low + step, step * 2);
+        }
+        self.search_within(key, low, self.count.min(low + step))
+    }
+
+    /// The search between two indices, of which the key is known not to stand outside.
+    fn search_within(&self, key: &[u8], mut low: usize, mut high: usize) -> core::result::Result<usize, usize> {
         while low < high {
             let middle = low.midpoint(high);
             let found = self.entry(middle).map_or(&[][..], |(k, _)| k);

@@ -181,6 +181,9 @@ proptest! {
         prop_assert!(entries.iter().copied().eq(map.iter().map(|(k, v)| (&k[..], &v[..]))));
         let keys: Vec<&[u8]> = map.keys().map(Vec::as_slice).collect();
         prop_assert_eq!(node.search(&probe), keys.binary_search(&&probe[..]));
+        for hint in 0..keys.len() + 2 {
+            prop_assert_eq!(node.search_near(&probe, hint), keys.binary_search(&&probe[..]), "hint {}", hint);
+        }
     }
 
     #[test]

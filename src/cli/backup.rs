@@ -250,17 +250,23 @@ struct Summary<'a> {
 }
 
 impl Summary<'_> {
+    /// Files that are new, changed and unchanged. Those that could not be read in the end are among them.
+    fn files(&self) -> [u64; 3] {
+        let [all, changed, unchanged] =
+            [&self.progress.files, &self.progress.changed_files, &self.progress.unchanged_files].map(|n| n.load(Relaxed));
+        [all.saturating_sub(changed + unchanged), changed, unchanged]
+    }
+
     fn show(&self, parent: Option<&PointRecord>) -> Result<()> {
         let c = &self.point.counts;
-        let unchanged = self.progress.unchanged_files.load(Relaxed);
-        let changed = self.progress.files.load(Relaxed).saturating_sub(unchanged);
+        let [new, changed, unchanged] = self.files();
         let compared = match parent {
             Some(parent) => format!("compared with {} ({})", time_name(parent.time), short_id(parent)),
             None => "no restore point to compare with".to_owned(),
         };
         let mut out = Out::new();
         out.line(&format!("point   {}  {}", time_name(self.point.time), self.point.id))?;
-        out.line(&format!("files   {} new or changed, {} unchanged, {}", count(changed), count(unchanged), compared))?;
+        out.line(&format!("files   {} new, {} changed, {} unchanged, {compared}", count(new), count(changed), count(unchanged)))?;
         out.line(&format!("bytes   {} in {} and {}", size(c.bytes), counted(c.files, "file"), directories(c.dirs)))?;
         out.line(&format!("stored  {} for {} of new data", size(c.stored_bytes), size(c.new_bytes)))?;
         let speed = c.bytes as f64 / self.took.as_secs_f64().max(0.001);
@@ -273,10 +279,10 @@ impl Summary<'_> {
 
     fn json(&self, errors: u64, warnings: u64) -> serde_json::Value {
         let mut value = point_json(self.point);
-        let unchanged = self.progress.unchanged_files.load(Relaxed);
+        let [new, changed, unchanged] = self.files();
         if let Some(fields) = value.as_object_mut() {
-            let changed = self.progress.files.load(Relaxed).saturating_sub(unchanged);
             fields.insert("message_type".into(), "summary".into());
+            fields.insert("files_new".into(), new.into());
             fields.insert("files_changed".into(), changed.into());
             fields.insert("files_unchanged".into(), unchanged.into());
             fields.insert("errors".into(), errors.into());

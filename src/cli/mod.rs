@@ -165,6 +165,8 @@ fn not_understood(error: &clap::Error, json: bool) -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome> {
     let global = cli.global;
+    // With fewer it works too, only slower.
+    let _ = crate::os::raise_open_files();
     let context = Context {
         password: PasswordSource::choose(
             global.password_file.as_deref(),

@@ -7,18 +7,23 @@
 use super::context::Context;
 use super::exit::{self, Outcome};
 use super::out::Out;
-use super::text::{escape_path, parse_size};
+use super::text::{escape, escape_path, parse_size};
+use crate::catalog::points::time_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{self, MountOptions};
+use crate::view::Damage;
 use clap::Args;
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use repo_format::Time;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What the background process writes once the mount can be used.
 const READY: u8 = b'R';
@@ -40,6 +45,9 @@ pub struct MountArgs {
     /// Memory for content that was read
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     cache_size: String,
+    /// Where what cannot be read is told [default: stderr in the foreground, else mount.log in $XDG_STATE_HOME/relict]
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     /// Tell the process that started this one when the mount is ready
     #[arg(long, hide = true)]
     notify: bool,
@@ -60,7 +68,8 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<Outcome> {
         let ready = || say_mounted(context, &mountpoint, true);
         return serve(context, args, &mountpoint, cache_bytes, &ready);
     }
-    start(context, args, &mountpoint)?;
+    let log = background_log(args)?;
+    start(context, args, &mountpoint, log.as_deref())?;
     say_mounted(context, &mountpoint, false)?;
     Ok(Outcome::Complete)
 }
@@ -72,6 +81,44 @@ fn usable(path: &Path) -> Result<PathBuf> {
     };
     let found = path.canonicalize().map_err(|e| wrong(e.to_string()))?;
     if found.is_dir() { Ok(found) } else { Err(wrong("it is not a directory".to_owned())) }
+}
+
+/// The log of a mount in the background. Without a place for it there is none, and that is said.
+fn background_log(args: &MountArgs) -> Result<Option<PathBuf>> {
+    if let Some(path) = &args.log {
+        open_log(path)?;
+        return std::path::absolute(path).map(Some).map_err(|e| Error::io(format!("finding {}", escape_path(path)), e));
+    }
+    let var = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|home| home.join(".local/state")));
+    let opened = state.map(|state| state.join("relict")).map(|dir| {
+        let made = std::fs::create_dir_all(&dir).map_err(|e| Error::io(format!("creating {}", escape_path(&dir)), e));
+        let path = dir.join("mount.log");
+        made.and_then(|()| open_log(&path)).map(|_| path)
+    });
+    match opened {
+        Some(Ok(path)) => Ok(Some(path)),
+        Some(Err(error)) => {
+            eprintln!("relict: what cannot be read in the mount will be told nowhere, for there is no log (--log FILE names one): {error}");
+            Ok(None)
+        }
+        None => {
+            eprintln!("relict: what cannot be read in the mount will be told nowhere: neither HOME nor --log FILE names a place for a log");
+            Ok(None)
+        }
+    }
+}
+
+fn open_log(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    let failed = |e| Error::io(format!("opening the log {}", escape_path(path)), e).advise("name a file that you may write by --log");
+    opened.map_err(failed)
+}
+
+fn log_line(mountpoint: &Path, damage: &Damage) -> String {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let now = Time { sec: since.as_secs().cast_signed(), nsec: 0 };
+    format!("{} {}: {}\n", time_name(now), escape_path(mountpoint), escape(damage.to_string().as_bytes()))
 }
 
 fn say_mounted(context: &Context, mountpoint: &Path, foreground: bool) -> Result<()> {
@@ -95,7 +142,12 @@ fn serve(
     ready: &dyn Fn() -> Result<()>,
 ) -> Result<Outcome> {
     let repo = context.repository(cache_bytes)?;
-    let options = MountOptions { allow_other: args.allow_other, ..MountOptions::default() };
+    let mut options = MountOptions { allow_other: args.allow_other, ..MountOptions::default() };
+    if let Some(path) = &args.log {
+        let (log, mountpoint) = (open_log(path)?, mountpoint.to_path_buf());
+        // What cannot be told in the log any more is told nowhere; whoever reads the file gets its error all the same.
+        options.report = Arc::new(move |damage| _ = (&log).write_all(log_line(&mountpoint, damage).as_bytes()));
+    }
     mount::run(repo, mountpoint, &options, ready, &context.stop)?;
     Ok(Outcome::Complete)
 }
@@ -118,11 +170,11 @@ fn as_background(context: &Context, args: &MountArgs, mountpoint: &Path, cache_b
 }
 
 /// Starts the background process and waits until the mount is ready. When it fails, its words are ours.
-fn start(context: &Context, args: &MountArgs, mountpoint: &Path) -> Result<()> {
+fn start(context: &Context, args: &MountArgs, mountpoint: &Path, log: Option<&Path>) -> Result<()> {
     let needs_password = context.needs_password()?;
     for attempt in 1.. {
         let password = if needs_password { Some(context.password.read()?) } else { None };
-        let mut child = spawn(context, args, mountpoint, password.as_deref())?;
+        let mut child = spawn(context, args, mountpoint, log, password.as_deref())?;
         let words = wait_ready(context, &mut child)?;
         let Some(words) = words else { return Ok(()) };
         let status = child.wait().map_err(|e| Error::io("waiting for the mount", e))?;
@@ -141,18 +193,28 @@ fn start(context: &Context, args: &MountArgs, mountpoint: &Path) -> Result<()> {
     Ok(())
 }
 
-fn spawn(context: &Context, args: &MountArgs, mountpoint: &Path, password: Option<&[u8]>) -> Result<Child> {
+fn spawn(
+    context: &Context,
+    args: &MountArgs,
+    mountpoint: &Path,
+    log: Option<&Path>,
+    password: Option<&[u8]>,
+) -> Result<Child> {
     let failed = |e| Error::io("starting the mount's process", e);
     let repo = std::path::absolute(context.repo_path()?).map_err(failed)?;
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.arg("--repo").arg(repo).arg("mount").arg(mountpoint).args(["--foreground", "--notify", "--cache-size"]);
     command.arg(&args.cache_size);
+    if let Some(log) = log {
+        command.arg("--log").arg(log);
+    }
     command.args(args.allow_other.then_some("--allow-other")).args(context.json.then_some("--json"));
     for name in ["RELICT_PASSWORD", "RELICT_PASSWORD_FILE", "RELICT_PASSWORD_COMMAND", "RELICT_PASSWORD_FD"] {
         command.env_remove(name);
     }
     // Neither the terminal nor the directory it was started in is the mount's to hold.
-    command.current_dir("/").process_group(0).stdout(Stdio::piped()).stderr(Stdio::null());
+    let stderr = log.map_or_else(|| Ok(Stdio::null()), |log| open_log(log).map(Stdio::from))?;
+    command.current_dir("/").process_group(0).stdout(Stdio::piped()).stderr(stderr);
     match password {
         Some(_) => command.env("RELICT_PASSWORD_FD", "0").stdin(Stdio::piped()),
         None => command.stdin(Stdio::null()),

@@ -73,10 +73,18 @@ impl PasswordSource {
     /// # Errors
     /// As [`PasswordSource::read`], and `Usage` when the two differ.
     pub fn read_new(&self) -> Result<Vec<u8>> {
+        self.read_new_for("password for the new repository: ")
+    }
+
+    /// As [`PasswordSource::read_new`], asking a person with this prompt.
+    ///
+    /// # Errors
+    /// As [`PasswordSource::read_new`].
+    pub fn read_new_for(&self, prompt: &str) -> Result<Vec<u8>> {
         if *self != Self::Ask {
             return self.read();
         }
-        let first = ask("password for the new repository: ")?;
+        let first = ask(prompt)?;
         if first.is_empty() {
             return Err(empty(self));
         }

@@ -40,7 +40,7 @@ pub struct RestoreArgs {
     /// What to do with files that exist: replace those that differ in size, time or type; all; none
     #[arg(long, value_name = "WHEN", default_value = "if-changed")]
     overwrite: When,
-    /// Compare the content of existing files, and read everything back afterwards
+    /// Compare the content of existing files, and read everything back from the medium afterwards
     #[arg(long)]
     verify: bool,
     /// Only say what would be done

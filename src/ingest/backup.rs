@@ -193,6 +193,14 @@ impl ChunkSink for Writer {
         self.claim(ids)
     }
 
+    fn knows_damage(&self) -> bool {
+        self.knows_damage()
+    }
+
+    fn lacks(&self, ids: &[ChunkId]) -> Result<bool> {
+        self.lacks(ids)
+    }
+
     fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
         self.store_segment(kind, chunks, raw)
     }

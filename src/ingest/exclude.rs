@@ -6,6 +6,7 @@
 //! is looked at. Order: pattern files, then `exclude`, then `iexclude`. Case is ignored for ASCII letters
 //! only: names are bytes.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -190,15 +191,35 @@ fn add_file(builder: &mut GitignoreBuilder, path: &Path) -> Result<()> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     for (index, line) in bytes.split(|b| *b == b'\n').enumerate() {
         let place = format!("{}:{}", path.display(), index + 1);
-        let line = str::from_utf8(line).map_err(|_| {
+        let line = as_text(line).ok_or_else(|| {
             let text = String::from_utf8_lossy(line);
-            bad_pattern(&text, &place, "not UTF-8").advise("match bytes that are not UTF-8 with `?` or `*`")
+            bad_pattern(&text, &place, "not UTF-8 within [ ]").advise("match bytes that are not UTF-8 with `?` or `*`")
         })?;
         if !line.starts_with('#') && !line.trim_end().is_empty() {
-            add_line(builder, line, &place)?;
+            add_line(builder, &line, &place)?;
         }
     }
     Ok(())
+}
+
+/// A line of a pattern file. Patterns are text and names are bytes: a byte that is not UTF-8 (of a name in Latin-1, say)
+/// becomes a class that any byte above 0x7f matches, and no letter. None where it stands in a class itself.
+fn as_text(line: &[u8]) -> Option<Cow<'_, str>> {
+    if let Ok(text) = str::from_utf8(line) {
+        return Some(Cow::Borrowed(text));
+    }
+    if line.starts_with(b"#") {
+        return Some(Cow::Borrowed("#"));
+    }
+    if line.contains(&b'[') {
+        return None;
+    }
+    let mut text = String::with_capacity(line.len() + 16);
+    for part in line.utf8_chunks() {
+        text.push_str(part.valid());
+        part.invalid().iter().for_each(|_| text.push_str("[!\u{1}-\u{7f}]"));
+    }
+    Some(Cow::Owned(text))
 }
 
 fn add_argument(builder: &mut GitignoreBuilder, pattern: &str, place: &str) -> Result<()> {

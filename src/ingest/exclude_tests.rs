@@ -114,7 +114,7 @@ fn bad_patterns_say_what_and_where() {
         let text = refused(ExcludeOptions { iexclude: strings(&[pattern]), ..Default::default() });
         assert!(text.contains("--iexclude"), "{text}");
     }
-    for (content, expected) in [(&b"ok\n# c\n[z-a]\n"[..], ":3)"), (b"\xff\n", ":1)"), (b"\r\n!\r\n", ":2)")]
+    for (content, expected) in [(&b"ok\n# c\n[z-a]\n"[..], ":3)"), (b"[\xff]\n", ":1)"), (b"\r\n!\r\n", ":2)")]
     {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), content).unwrap();
@@ -178,6 +178,25 @@ fn only_regular_files_are_tags_with_a_header() {
     assert_eq!(excludes.dir_is_marked(&dir).unwrap(), None);
     dir.symlink(b"dangling", b".skip").unwrap();
     assert_eq!(excludes.dir_is_marked(&dir).unwrap(), Some(Marker { name: b".skip".to_vec() }));
+}
+
+#[test]
+fn pattern_files_need_not_be_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("patterns");
+    std::fs::write(&file, b"# caf\xe9\n/home/Gem\xe4lde/\n\xc3\xa4\xff*\n").unwrap();
+    let options = ExcludeOptions { exclude_files: vec![file.clone()], ..Default::default() };
+    let excludes = Excludes::new(&options).unwrap();
+    for path in [&b"/home/Gem\xe4lde/"[..], b"/d/\xc3\xa4\xff", b"/\xc3\xa4\xfe-any high byte"] {
+        assert!(is_excluded(&excludes, path), "{}", path.escape_ascii());
+    }
+    for path in [&b"/home/Gemalde/"[..], b"/home/Gem\xe4lde", b"/caf\xe9", b"/\xc3\xa4x", b"/home/Gem/lde/", b"/home/Gemlde/"] {
+        assert!(!is_excluded(&excludes, path), "{}", path.escape_ascii());
+    }
+    std::fs::write(&file, b"ok\n[\xe4]x\n").unwrap();
+    let error = Excludes::new(&options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.to_string().contains("patterns:2"), "{error}");
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct FileJob {
     pub(super) old: Option<Box<Inode>>,
     /// Whether the source has more than one name for it; then the names in the tree are counted at the end.
     pub(super) many_names: bool,
+    /// Whether it is on a file system of the kernel's state: read once, and as it is.
+    pub(super) kernel: bool,
 }
 
 impl FileJob {
@@ -53,7 +55,9 @@ impl FileJob {
 
     /// Opens the file and reads its attributes; None if it cannot be opened, which is reported.
     pub(super) fn open(&self, run: &Run<'_>) -> Option<(File, Attributes)> {
-        wait_for_tick(self.stat.ctime);
+        if !self.kernel {
+            wait_for_tick(self.stat.ctime);
+        }
         match self.dir.dir.open_file(&self.name) {
             Ok(file) => {
                 let (attributes, error) = Attributes::of_file(&file);
@@ -72,20 +76,23 @@ impl FileJob {
     /// Reports why the file is not in the restore point and takes it out.
     pub(super) fn leave_out(&self, run: &Run<'_>, error: &io::Error) {
         let (severity, what) = match error.raw_os_error() {
-            // Another name may still be there, but this one was to be read for all.
-            _ if self.many_names => (Severity::Error, format!("it cannot be read and is left out under all its names: {error}")),
             Some(libc::ENOENT) => (Severity::Note, "it went away before it was read".into()),
             Some(libc::ELOOP | libc::ENXIO) => (Severity::Note, "it was replaced before it was read".into()),
             _ => (Severity::Error, format!("it cannot be read and is left out: {error}")),
         };
-        run.find(self.path(), severity, what);
+        if !self.many_names {
+            run.find(self.path(), severity, what);
+        }
         run.leave_out(LeftOut {
             ino: self.ino,
             dir_ino: self.dir_ino,
             name: self.name.clone(),
             source: self.source,
-            bytes: self.stat.size,
-            was_known: self.old.is_some(),
+            stat: self.stat,
+            old: self.old.clone(),
+            path: self.path(),
+            // Another name may be of use: `other_names` says what became of it.
+            unread: self.many_names.then(|| copy_of(error)),
         });
     }
 
@@ -118,6 +125,11 @@ impl FileJob {
         }
         Ok(())
     }
+}
+
+/// An error from the system, once more.
+fn copy_of(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// What reading a file gave beside its extents.

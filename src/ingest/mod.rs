@@ -6,6 +6,7 @@
 //! | `scan` | one scan from its first directory to the tree's edits |
 //! | `walker` | the walk in one order, compared with the parent point |
 //! | `listing` | listings made ahead of the walk |
+//! | `other_names` | files whose first name went away |
 //! | `links`, `seen`, `file_systems`, `roots`, [`exclude`] | what the walk asks |
 //! | `workers` | threads and queues, and why they cannot wait in a circle |
 //! | `small`, `large`, `packer` | files to chunks to segments |
@@ -30,6 +31,7 @@ pub mod lifecycle;
 mod links;
 mod listing;
 mod old;
+mod other_names;
 mod packer;
 pub mod report;
 mod roots;
@@ -48,4 +50,4 @@ pub mod zero;
 
 pub use backup::{BackupOptions, Outcome, backup};
 pub use exclude::{ExcludeOptions, Excludes};
-pub use report::{Finding, Monitor, Progress, Report, Severity};
+pub use report::{Finding, Monitor, News, Progress, Report, Severity};

@@ -17,6 +17,17 @@ pub enum Severity {
     Error,
 }
 
+/// How a file stands to the parent point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum News {
+    /// The parent point does not have it, or there is no parent point.
+    New,
+    /// It has it, and not as it is now.
+    Changed,
+    /// It has it as it is.
+    Unchanged,
+}
+
 /// One thing that happened to one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -58,7 +69,7 @@ pub trait Monitor: Sync {
     /// A directory is being looked at.
     fn on_dir(&self, _path: &[u8]) {}
     /// A file that is not a directory was seen; `bytes` is its size, 0 if it has no content.
-    fn on_file(&self, _bytes: u64, _unchanged: bool) {}
+    fn on_file(&self, _bytes: u64, _news: News) {}
     /// So many bytes of content were read from the source.
     fn on_read(&self, _bytes: u64) {}
     /// So many bytes of content were new to the repository.
@@ -74,6 +85,8 @@ pub struct Progress {
     pub files: AtomicU64,
     /// Of these, files found unchanged and not read.
     pub unchanged_files: AtomicU64,
+    /// And files that the parent point has, in another state; with `force`, in whatever state.
+    pub changed_files: AtomicU64,
     /// Directories seen.
     pub dirs: AtomicU64,
     /// Sum of the sizes of the files seen, in bytes.
@@ -105,10 +118,11 @@ impl Monitor for Progress {
         }
     }
 
-    fn on_file(&self, bytes: u64, unchanged: bool) {
+    fn on_file(&self, bytes: u64, news: News) {
         self.files.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
-        self.unchanged_files.fetch_add(u64::from(unchanged), Relaxed);
+        self.unchanged_files.fetch_add(u64::from(news == News::Unchanged), Relaxed);
+        self.changed_files.fetch_add(u64::from(news == News::Changed), Relaxed);
     }
 
     fn on_read(&self, bytes: u64) {

@@ -4,10 +4,12 @@ use super::chunker::Chunker;
 use super::old::{Edits, OldTree};
 use super::report::{Finding, Monitor, Report, Severity};
 use super::sink::ChunkSink;
+use super::source::Stat;
 use crate::catalog::edits::EditSet;
 use crate::{Error, ErrorKind, Result};
 use repo_format::{Inode, SourceIdentity};
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,8 +19,12 @@ pub(super) struct LeftOut {
     pub(super) dir_ino: u64,
     pub(super) name: Vec<u8>,
     pub(super) source: SourceIdentity,
-    pub(super) bytes: u64,
-    pub(super) was_known: bool,
+    pub(super) stat: Stat,
+    /// Its attributes in the parent point, if it is there.
+    pub(super) old: Option<Box<Inode>>,
+    pub(super) path: Vec<u8>,
+    /// Of a file that has other names: why this one was of no use. It is not reported yet.
+    pub(super) unread: Option<io::Error>,
 }
 
 /// The shared state of a run. Locks are held for the moments of a push, never while reading or storing.
@@ -112,6 +118,11 @@ impl<'a> Run<'a> {
     /// Leaves a file out.
     pub(super) fn leave_out(&self, file: LeftOut) {
         lock(&self.left_out).push(file);
+    }
+
+    /// The files that were left out so far.
+    pub(super) fn take_left_out(&self) -> Vec<LeftOut> {
+        std::mem::take(&mut lock(&self.left_out))
     }
 
     /// Counts content read.

@@ -9,8 +9,9 @@ use super::exclude::Excludes;
 use super::file_systems::FileSystems;
 use super::large::Buffers;
 use super::links::Link;
-use super::listing::{Ahead, StandIn};
+use super::listing::{Ahead, OpenDirs, StandIn};
 use super::old::{Edits, OldTree};
+use super::other_names;
 use super::report::{Monitor, Report};
 use super::roots::Roots;
 use super::run::{LeftOut, Run, RunEnd};
@@ -65,7 +66,7 @@ impl Scan<'_> {
         let bounds = Bounds::new(self.threads, self.memory_bytes, chunker.max_bytes());
         let old = self.old.map(|(nodes, root)| OldTree { nodes, root });
         let run = Run::new(sink, old, chunker, monitor, stop, self.memory_bytes / 4);
-        let (buffers, ahead) = (Buffers::default(), Ahead::new(self.excludes, self.stand_in));
+        let (buffers, ahead) = (Buffers::default(), Ahead::new(self.excludes, self.stand_in, self.open_dirs(bounds).waiting));
         let walked = std::thread::scope(|scope| {
             let (queues, inbox) = queues(bounds);
             for _ in 0..bounds.workers {
@@ -74,20 +75,32 @@ impl Scan<'_> {
                 thread.spawn_scoped(scope, move || work(run, buffers, ahead, inbox)).map_err(no_thread)?;
             }
             drop(inbox);
-            self.walk(&run, &ahead, queues, roots)
+            self.walk(&run, &ahead, queues, roots, bounds)
         });
-        let read_bytes = run.read_bytes.load(Relaxed);
         // A worker's error is the cause of the walker's.
+        let mut walked = match (run.check(), walked) {
+            (Ok(()), walked) => walked?,
+            (Err(stopped), walked) => return Err(run.end().err().or(walked.err()).unwrap_or(stopped)),
+        };
+        if let Err(error) = other_names::read(&run, &mut walked) {
+            run.fail(error);
+        }
+        let read_bytes = run.read_bytes.load(Relaxed);
         let end = run.end()?;
-        let mut walked = walked?;
         walked.counts.read_bytes = read_bytes;
         Finish { old, walked, dead: Seen::default() }.finish(end)
     }
 
-    fn walk<'a>(&self, run: &Run<'a>, ahead: &Ahead<'_>, queues: Queues<'a>, roots: Roots) -> Result<WalkEnd> {
+    fn walk<'a>(&self, run: &Run<'a>, ahead: &Ahead<'_>, queues: Queues<'a>, roots: Roots, bounds: Bounds) -> Result<WalkEnd> {
         let file_systems = FileSystems::new(self.file_systems.clone());
-        let walker = Walker::new(run, ahead, queues, self.rules, file_systems, self.next_ino);
+        let open_dirs = self.open_dirs(bounds);
+        let walker = Walker::new(run, ahead, queues, self.rules, open_dirs, file_systems, self.next_ino);
         walker.walk(roots)
+    }
+
+    /// A batch waits, is worked on, or is being filled.
+    fn open_dirs(&self, bounds: Bounds) -> OpenDirs {
+        OpenDirs::new(crate::os::open_files(), bounds.batches + bounds.workers + 1)
     }
 }
 
@@ -150,8 +163,8 @@ impl Finish<'_> {
         edits.push((Key::Dirent(file.dir_ino, &file.name).encode(), Edit::Delete));
         edits.push((Key::SourceIno(file.source.fs, file.source.ino).encode(), Edit::Delete));
         self.walked.counts.files -= 1;
-        self.walked.counts.bytes -= file.bytes;
-        if file.was_known {
+        self.walked.counts.bytes -= file.stat.size;
+        if file.old.is_some() {
             self.walked.seen.remove(file.ino);
             self.walked.lost.push(file.ino);
         }

@@ -15,6 +15,19 @@ pub trait ChunkSink: Sync {
     /// When the index cannot be asked.
     fn claim(&self, ids: &[ChunkId]) -> Result<Vec<bool>>;
 
+    /// Whether anything stored is known to be lost, so that it is worth asking [`ChunkSink::lacks`].
+    fn knows_damage(&self) -> bool {
+        false
+    }
+
+    /// Whether one of these chunks, which a restore point names, is lost as far as is known.
+    ///
+    /// # Errors
+    /// When the index cannot be asked.
+    fn lacks(&self, _ids: &[ChunkId]) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Stores claimed chunks, given with their lengths in bytes; `raw` is all of them, one after the other.
     ///
     /// # Errors

@@ -86,7 +86,12 @@ impl SmallFiles {
         let (file, attributes) = job.open(run)?;
         let start = self.buffer.len();
         let mut content = Content::new(&file);
-        match self.read_twice(&file, &mut content, &job.stat, start) {
+        let read = if job.kernel {
+            self.read_content(&mut content, job.stat.size, start).map(|()| (job.stat, false))
+        } else {
+            self.read_twice(&file, &mut content, &job.stat, start)
+        };
+        match read {
             Ok((stat, changed)) => {
                 job.report_content(run, &content, changed);
                 Some(self.split(run, job, stat, attributes, start))

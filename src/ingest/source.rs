@@ -4,6 +4,7 @@ use crate::os::{self, Dir, xattr};
 use repo_format::{Device, FileKind, Time};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 /// Flags that chattr(1) can set; the others (extents, inline data, ...) are the file system's own affair.
 const KEPT_FLAGS: u32 = os::USER_FLAGS;
@@ -11,15 +12,20 @@ const KEPT_FLAGS: u32 = os::USER_FLAGS;
 /// An open directory of the source and its path, for messages and excludes only.
 pub(super) struct SourceDir {
     pub(super) dir: Dir,
-    pub(super) path: Vec<u8>,
+    pub(super) path: Arc<[u8]>,
 }
 
 impl SourceDir {
     /// The path of an entry.
     pub(super) fn path_of(&self, name: &[u8]) -> Vec<u8> {
-        let slash: &[u8] = if self.path.ends_with(b"/") { b"" } else { b"/" };
-        [&self.path, slash, name].concat()
+        path_of(&self.path, name)
     }
+}
+
+/// The path of an entry of the directory at `dir`.
+pub(super) fn path_of(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if dir.ends_with(b"/") { b"" } else { b"/" };
+    [dir, slash, name].concat()
 }
 
 /// What one statx told.

@@ -6,22 +6,23 @@
 
 use super::file::{FileJob, inode_of, merge_xattrs};
 use super::file_systems::{FileSystems, device_of};
-use super::links::{Link, Links};
-use super::listing::{Ahead, Listing, Slot};
+use super::links::{Link, Links, OtherName};
+use super::listing::{Ahead, Listing, OpenDirs, Slot};
 use super::old::{Edits, Finger, RowMerge};
-use super::report::Severity;
+use super::report::{News, Severity};
 use super::roots::Roots;
 use super::run::Run;
 use super::seen::Seen;
-use super::small::{BATCH_BYTES, BATCH_DIRS, BATCH_FILES, SMALL_FILE_BYTES};
+use super::small::{BATCH_BYTES, BATCH_FILES, SMALL_FILE_BYTES};
 use super::source::{Attributes, SourceDir, Stat};
 use super::workers::{Files, Queues};
-use crate::catalog::tree::{Edit, Entry, Range};
+use crate::catalog::tree::{self, Edit, Entry};
 use crate::os::Dir;
 use crate::{Error, ErrorKind, Result};
-use repo_format::{Counts, Dirent, FileKind, Inode, Key, KeyKind, MAX_NAME_BYTES, ROOT_INO, SourceIdentity};
+use repo_format::{Counts, Dirent, Extent, FileKind, Inode, Key, KeyKind, MAX_NAME_BYTES, ROOT_INO, SourceIdentity};
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,6 +68,10 @@ pub(super) struct Walker<'w, 'a> {
     edits: Edits,
     batch: Batch,
     stack: Vec<Pending>,
+    parents: OpenParents,
+    open_dirs: OpenDirs,
+    /// File systems of the kernel's state of which it was said that their files are empty here.
+    told_kernel: HashSet<u32>,
 }
 
 /// Small files on their way to a worker.
@@ -91,6 +96,8 @@ struct DirItem {
     /// Its attributes in the old tree.
     old: Option<Box<Inode>>,
     take: Take,
+    /// Whether its file system shows the kernel's state.
+    kernel: bool,
 }
 
 /// What to take of a directory.
@@ -118,6 +125,16 @@ impl Found<'_> {
         SourceIdentity { fs: self.fs, ino: self.stat.ino, generation: 0 }
     }
 
+    fn other_name(&self) -> OtherName {
+        OtherName { dir: Arc::clone(&self.parent.path), name: self.name.into() }
+    }
+
+    /// A file that shows the kernel's state, and says that it is empty. Most are not; but what reading them does, from
+    /// waiting for ever to taking messages away from others, nobody knows. Other programs go by the size as well.
+    fn is_kernel_view(&self) -> bool {
+        self.dir.kernel && self.stat.kind == FileKind::File && self.stat.size == 0
+    }
+
     fn is_shared(&self) -> bool {
         self.stat.kind != FileKind::Dir && self.stat.nlink > 1
     }
@@ -129,6 +146,7 @@ impl<'w, 'a> Walker<'w, 'a> {
         ahead: &'w Ahead<'w>,
         queues: Queues<'a>,
         rules: Rules,
+        open_dirs: OpenDirs,
         file_systems: FileSystems,
         next_ino: u64,
     ) -> Self {
@@ -152,6 +170,9 @@ impl<'w, 'a> Walker<'w, 'a> {
             edits: Edits::new(),
             batch: Batch::default(),
             stack: Vec::new(),
+            parents: OpenParents::default(),
+            open_dirs,
+            told_kernel: HashSet::new(),
         }
     }
 
@@ -159,6 +180,7 @@ impl<'w, 'a> Walker<'w, 'a> {
     pub(super) fn walk(mut self, roots: Roots) -> Result<WalkEnd> {
         self.top(roots)?;
         while let Some(Pending { slot, item }) = self.stack.pop() {
+            self.parents.popped(self.stack.len());
             let listing = self.ahead.take(&slot);
             self.directory(item, &slot.path(), listing, Some(&slot))?;
         }
@@ -177,7 +199,8 @@ impl<'w, 'a> Walker<'w, 'a> {
         let take = self.take_of(roots, &stat);
         let names = take.names();
         let source = SourceIdentity { fs, ino: stat.ino, generation: 0 };
-        let item = DirItem { ino: ROOT_INO, stat, source, old: old.map(Box::new), take };
+        let kernel = self.end.file_systems.holds_no_files(&stat);
+        let item = DirItem { ino: ROOT_INO, stat, source, old: old.map(Box::new), take, kernel };
         let listing = self.ahead.list_top(dir, names.as_deref());
         self.directory(item, b"/", listing, None)
     }
@@ -202,7 +225,7 @@ impl<'w, 'a> Walker<'w, 'a> {
         old_names.lose_all(&mut self.end.lost, &mut self.edits)?;
         let attributes = || match (&source, slot) {
             (Some(dir), _) => Attributes::of_file(dir.dir.as_file()),
-            (None, Some(slot)) => slot.attributes(),
+            (None, Some(slot)) => slot.attributes(self.ahead.stand_in()),
             (None, None) => (Attributes::default(), None),
         };
         self.finish_dir(item, path, subdirs.len(), attributes)?;
@@ -267,7 +290,7 @@ impl<'w, 'a> Walker<'w, 'a> {
             return Ok(None);
         }
         if found.is_shared()
-            && let Some(link) = self.end.links.another_name(found.source(), found.stat.kind)
+            && let Some(link) = self.end.links.another_name(found.source(), found.stat.kind, || found.other_name())
         {
             self.put_name(found, link.ino, link.is_read);
             return Ok(None);
@@ -357,11 +380,19 @@ impl<'w, 'a> Walker<'w, 'a> {
     fn take_file(&mut self, found: &Found<'_>, ino: u64, old: Option<Inode>) -> Result<bool> {
         let unchanged = old.filter(|old| is_unchanged(&found.stat, old));
         let content_bytes = if found.stat.kind == FileKind::File { found.stat.size } else { 0 };
-        let must_read = unchanged.is_none() || self.rules.force;
-        if must_read && found.stat.kind != FileKind::File && !self.read_other(found, ino, old)? {
+        if found.dir.kernel && found.stat.kind == FileKind::File && !self.take_kernel_file(found) {
             return Ok(false);
         }
-        self.run.monitor.on_file(content_bytes, !must_read);
+        let must_read = unchanged.is_none() || self.rules.force || self.is_lost(found, ino)?;
+        let is_other = found.stat.kind != FileKind::File || found.is_kernel_view();
+        if must_read && is_other && !self.read_other(found, ino, old)? {
+            return Ok(false);
+        }
+        self.run.monitor.on_file(content_bytes, match old {
+            None => News::New,
+            Some(_) if must_read => News::Changed,
+            Some(_) => News::Unchanged,
+        });
         self.end.counts.files += 1;
         self.end.counts.bytes += content_bytes;
         if found.is_shared() {
@@ -372,7 +403,7 @@ impl<'w, 'a> Walker<'w, 'a> {
         match unchanged {
             Some(old) if !must_read && !found.is_shared() => self.put_inode(ino, Some(&old), &Inode { nlink: 1, ..old }),
             Some(_) if !must_read => {}
-            _ if found.stat.kind == FileKind::File => {
+            _ if !is_other => {
                 if found.is_shared() {
                     self.put_name(found, ino, true);
                 }
@@ -383,10 +414,37 @@ impl<'w, 'a> Walker<'w, 'a> {
         Ok(true)
     }
 
+    /// Whether content of an unchanged file is known to be lost in the repository: then it is read and stored again.
+    fn is_lost(&self, found: &Found<'_>, ino: u64) -> Result<bool> {
+        let Some(old) = self.run.old.filter(|_| found.stat.kind == FileKind::File && self.run.sink.knows_damage()) else {
+            return Ok(false);
+        };
+        let chunk = |entry: Result<Entry>| Ok(Extent::decode(entry?.value())?.chunk);
+        let chunks = old.rows(ino, KeyKind::Extent).map(chunk).collect::<Result<Vec<_>>>()?;
+        self.run.sink.lacks(&chunks)
+    }
+
+    /// Whether a file of the kernel's state is to be taken, and the word that most are taken without content.
+    fn take_kernel_file(&mut self, found: &Found<'_>) -> bool {
+        if found.stat.size > SMALL_FILE_BYTES {
+            let what = format!("it shows the kernel's state and claims {} bytes; it is left out", found.stat.size);
+            self.run.find(found.parent.path_of(found.name), Severity::Error, what);
+            return false;
+        }
+        if found.stat.size == 0 && self.told_kernel.insert(found.fs) {
+            let what = "it shows the kernel's state, not files: those that give no size, here and below, are kept without content";
+            self.run.find(found.parent.path.to_vec(), Severity::Error, what);
+        }
+        true
+    }
+
     /// Symbolic links, pipes, sockets and device nodes; false if it is left out.
     fn read_other(&mut self, found: &Found<'_>, ino: u64, old: Option<Inode>) -> Result<bool> {
         let path = || found.parent.path_of(found.name);
-        let (attributes, error) = Attributes::of_entry(&found.parent.dir, found.name);
+        let (attributes, error) = match found.is_kernel_view() {
+            true => (Attributes::default(), None),
+            false => Attributes::of_entry(&found.parent.dir, found.name),
+        };
         if found.stat.kind == FileKind::Symlink {
             match found.parent.dir.read_link(found.name) {
                 Ok(target) => {
@@ -429,6 +487,7 @@ impl<'w, 'a> Walker<'w, 'a> {
             source: found.source(),
             old: old.map(Box::new),
             many_names: found.is_shared(),
+            kernel: found.dir.kernel,
         };
         if found.stat.size > SMALL_FILE_BYTES {
             let blocks = self.queues.blocks.clone();
@@ -438,7 +497,7 @@ impl<'w, 'a> Walker<'w, 'a> {
             // A batch that is a segment, rather than one and a bit.
             self.send_batch()?;
         }
-        if self.batch.add(job) { self.send_batch() } else { Ok(()) }
+        if self.batch.add(job, self.open_dirs.batch) { self.send_batch() } else { Ok(()) }
     }
 
     fn send_batch(&mut self) -> Result<()> {
@@ -454,7 +513,9 @@ impl<'w, 'a> Walker<'w, 'a> {
     fn pending(&mut self, found: &Found<'_>, ino: u64, old: Option<Inode>) -> Pending {
         let take = self.take_below(found);
         let slot = Arc::new(Slot::new(found.parent, found.name, take.names()));
-        let item = DirItem { ino, stat: found.stat, source: found.source(), old: old.map(Box::new), take };
+        let same_mount = found.stat.mount == found.dir.stat.mount;
+        let kernel = if same_mount { found.dir.kernel } else { self.end.file_systems.holds_no_files(&found.stat) };
+        let item = DirItem { ino, stat: found.stat, source: found.source(), old: old.map(Box::new), take, kernel };
         Pending { slot, item }
     }
 
@@ -510,9 +571,49 @@ impl<'w, 'a> Walker<'w, 'a> {
             return;
         }
         self.ahead.push(subdirs.iter().rev().map(|pending| Arc::clone(&pending.slot)));
+        self.parents.pushed(self.stack.len());
         self.stack.extend(subdirs.into_iter().rev());
+        for place in self.parents.to_close(self.open_dirs.parents) {
+            if let Some(pending) = self.stack.get(place) {
+                pending.slot.close();
+            }
+        }
         // With no room for another wake-up, everyone is awake.
         let _ = self.queues.wake.try_send(());
+    }
+}
+
+/// The walker's stack in groups of one parent. Each group keeps its parent open, so of a tree that is deep and wide the
+/// ones that come last are closed.
+#[derive(Default)]
+struct OpenParents {
+    /// Where in the stack each group begins.
+    groups: Vec<usize>,
+    /// Groups at the bottom that are closed.
+    closed: usize,
+}
+
+impl OpenParents {
+    /// A group begins at `start`.
+    fn pushed(&mut self, start: usize) {
+        self.groups.push(start);
+    }
+
+    /// The stack is `len` high.
+    fn popped(&mut self, len: usize) {
+        while self.groups.pop_if(|start| *start >= len).is_some() {}
+        self.closed = self.closed.min(self.groups.len());
+    }
+
+    /// Places of the stack that must be closed, so that no more than `max` groups are open.
+    fn to_close(&mut self, max: usize) -> Range<usize> {
+        if self.groups.len() - self.closed <= max {
+            return 0..0;
+        }
+        let at = self.closed;
+        self.closed += 1;
+        let bound = |at: usize| self.groups.get(at).copied().unwrap_or_default();
+        bound(at)..bound(at + 1)
     }
 }
 
@@ -528,12 +629,12 @@ impl Take {
 
 impl Batch {
     /// Adds a file; true if the batch is full.
-    fn add(&mut self, job: FileJob) -> bool {
+    fn add(&mut self, job: FileJob, max_dirs: usize) -> bool {
         let same_dir = self.jobs.last().is_some_and(|last| Arc::ptr_eq(&last.dir, &job.dir));
         self.dirs += usize::from(!same_dir);
         self.bytes += job.stat.size;
         self.jobs.push(job);
-        self.bytes >= BATCH_BYTES || self.jobs.len() >= BATCH_FILES || self.dirs >= BATCH_DIRS
+        self.bytes >= BATCH_BYTES || self.jobs.len() >= BATCH_FILES || self.dirs >= max_dirs
     }
 }
 
@@ -546,7 +647,7 @@ fn is_unchanged(stat: &Stat, old: &Inode) -> bool {
 /// The old tree's names of one directory, met in the order of the new ones.
 struct OldNames<'a> {
     dir: u64,
-    rows: Option<Range<'a>>,
+    rows: Option<tree::Range<'a>>,
     ahead: Option<Entry>,
 }
 

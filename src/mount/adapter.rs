@@ -2,15 +2,15 @@
 
 use super::ahead::Ahead;
 use super::errno::errno;
+use super::fetch::{Fetch, send};
 use crate::Result;
-use crate::view::{Attr, DirEntry, Ino, Piece, Seek, View};
+use crate::view::{Attr, DirEntry, Ino, Seek, View};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 use repo_format::{FileKind, Time};
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -51,17 +51,30 @@ pub enum Request {
 
 /// Requests answered since mounting.
 #[derive(Debug, Default)]
-pub struct RequestCounts([AtomicU64; Request::Other as usize + 1]);
+pub struct RequestCounts {
+    requests: [AtomicU64; Request::Other as usize + 1],
+    stored: AtomicU64,
+}
 
 impl RequestCounts {
     /// How many of a kind.
     #[must_use]
     pub fn of(&self, request: Request) -> u64 {
-        self.0.get(request as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.requests.get(request as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Files put into the page cache without a request.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_stored(&self) {
+        self.stored.fetch_add(1, Ordering::Relaxed);
     }
 
     fn add(&self, request: Request) {
-        if let Some(count) = self.0.get(request as usize) {
+        if let Some(count) = self.requests.get(request as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -70,6 +83,7 @@ impl RequestCounts {
 pub(super) struct Adapter {
     pub(super) view: Arc<View>,
     pub(super) ahead: Ahead,
+    pub(super) fetch: Fetch,
     pub(super) counts: Arc<RequestCounts>,
     /// Other users come here: the kernel checks modes and ACLs for us.
     pub(super) allow_other: bool,
@@ -88,40 +102,24 @@ impl Adapter {
     }
 
     fn read(&self, ino: Ino, offset: u64, len: u64, reply: ReplyData) {
-        let read = match self.view.read(ino, offset, len) {
-            Ok(read) => read,
+        if ino.is_virtual() {
+            return match self.view.read(ino, offset, len) {
+                Ok(read) => send(&read, reply),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
+        let plan = match self.view.plan(ino, offset, len) {
+            Ok(plan) => plan,
             Err(error) => return reply.error(errno(&error)),
         };
         // Asked for first, so that it is under way while this answer is copied and used.
-        self.ahead.load(&read.ahead);
-        match read.pieces.as_slice() {
-            [] => reply.data(&[]),
-            [piece] if piece.data().is_some() => reply.data(piece.data().unwrap_or_default()),
-            // Less than asked for would mean the end of the file. The kernel asks again page by page, so
-            // that what is not lost can be read.
-            pieces if pieces.iter().any(|piece| matches!(piece, Piece::Lost(_))) => reply.error(Errno::EIO),
-            pieces => with_joined(pieces, |bytes| reply.data(bytes)),
-        }
+        self.ahead.load(plan.ahead());
+        self.fetch.run(ino, plan, reply);
     }
 
     fn flags(&self, ino: Ino) -> Result<u32> {
         self.view.getattr(ino).map(|attr| attr.flags)
     }
-}
-
-/// The pieces in a row, in a buffer that each thread keeps.
-fn with_joined(pieces: &[Piece], reply: impl FnOnce(&[u8])) {
-    thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.clear();
-        for piece in pieces {
-            match piece.data() {
-                Some(data) => buffer.extend_from_slice(data),
-                None => buffer.resize(buffer.len() + piece.len() as usize, 0),
-            }
-        }
-        reply(buffer);
-    });
 }
 
 fn ino_of(number: INodeNo) -> Ino {
@@ -227,6 +225,10 @@ impl Filesystem for Adapter {
     fn lookup(&self, _: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Request::Lookup);
         let parent = ino_of(parent);
+        // The kernel lets FUSE have longer ones.
+        if name.len() > NAME_BYTES as usize {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         match self.view.lookup(parent, name.as_bytes()) {
             Ok(Some(attr)) => reply.entry(&self.life(attr.ino), &file_attr(&attr), Generation(0)),
             // Number 0 says "no such name, and you may remember that".

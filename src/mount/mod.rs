@@ -5,7 +5,9 @@
 //! | [`session`] | mount options, the life of a mount, following new restore points |
 //! | [`adapter`] | FUSE requests to questions of the view, and back |
 //! | [`errno`] | errors to error numbers, once |
+//! | [`fetch`] | threads for reads that wait for the medium |
 //! | [`ahead`] | threads that load what will be read next |
+//! | [`neighbours`] | small files put into the page cache before they are asked for |
 //! | [`tuning`] | the kernel's read-ahead |
 //! | [`umount`] | ending a mount |
 //!
@@ -13,13 +15,16 @@
 //! attributes for a year, content and directories as long as it has memory. `open`, `release`, `opendir`,
 //! `releasedir` and `flush` are not needed on immutable data and answered `ENOSYS` once, which ends them.
 //!
-//! Threads: FUSE threads answer requests and block on the medium; ahead threads load chunks; one thread, the
-//! caller's, follows the repository and sends invalidations. Invalidation can wait for a FUSE thread, so a
-//! FUSE thread never sends any.
+//! Threads: FUSE threads take requests and answer what is in memory; fetch threads answer what must be read first;
+//! ahead threads load chunks; one thread stores small files in the page cache; one thread, the caller's, follows
+//! the repository and sends invalidations. Storing and invalidation can wait for an answer, so a thread that gives
+//! answers never does either, nor waits for one that does.
 
 mod adapter;
 mod ahead;
 mod errno;
+mod fetch;
+mod neighbours;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use super::adapter::{Adapter, RequestCounts};
 use super::ahead::Ahead;
+use super::fetch::{Fetch, WAIT_LIMIT};
+use super::neighbours::Neighbours;
 use super::tuning::set_read_ahead;
 use super::umount::umount;
 use crate::os;
@@ -11,8 +13,9 @@ use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, 
 use repo_format::Time;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -35,6 +38,10 @@ pub struct MountOptions {
     pub ahead_threads: usize,
     /// Bytes the kernel reads ahead of a file that is read in order, in KiB.
     pub read_ahead_kib: u32,
+    /// Small files that are read one after the other are put into the page cache before they are asked for.
+    pub push_neighbours: bool,
+    /// How long the medium may take for one read; then it gives EIO.
+    pub wait_limit: Duration,
     /// Where requests are counted.
     pub counts: Arc<RequestCounts>,
     /// Who is told of damage; standard error by default.
@@ -50,6 +57,8 @@ impl Default for MountOptions {
             threads: threads.clamp(2, 16),
             ahead_threads: threads.clamp(1, 8),
             read_ahead_kib: MAX_READ_BYTES >> 10,
+            push_neighbours: true,
+            wait_limit: WAIT_LIMIT,
             counts: Arc::default(),
             report: Arc::new(|damage| eprintln!("relict: {damage}")),
         }
@@ -69,7 +78,9 @@ pub fn run<B: Backing + 'static>(
     ready: &dyn Fn() -> Result<()>,
     stop: &AtomicBool,
 ) -> Result<()> {
+    os::memory::keep_heaps_small();
     let mountpoint = mountpoint.canonicalize().map_err(|e| Error::io(format!("mount point {}", mountpoint.display()), e))?;
+    refuse_nesting(repository.directory(), &mountpoint)?;
     let name = repository.name();
     let owner = Owner { uid: os::geteuid(), gid: os::getegid() };
     let report = Arc::clone(&options.report);
@@ -83,6 +94,23 @@ pub fn run<B: Backing + 'static>(
     mounted.join()
 }
 
+/// A mount over or in its own repository would wait for itself.
+fn refuse_nesting(repository: Option<&Path>, mountpoint: &Path) -> Result<()> {
+    let Some(repository) = repository else { return Ok(()) };
+    let repository = repository.canonicalize().map_err(|e| Error::io(format!("repository {}", repository.display()), e))?;
+    let refuse = |why: &str| {
+        let what = format!("nothing can be mounted at {}: {why} {}", mountpoint.display(), repository.display());
+        Err(Error::new(ErrorKind::Usage, what).advise("choose a directory outside of the repository"))
+    };
+    if mountpoint.starts_with(&repository) {
+        return refuse("it is inside of the repository");
+    }
+    if repository.starts_with(mountpoint) {
+        return refuse("the mount would hide the repository");
+    }
+    Ok(())
+}
+
 struct Mounted {
     session: BackgroundSession,
     mountpoint: PathBuf,
@@ -91,15 +119,21 @@ struct Mounted {
 impl Mounted {
     fn start(view: &Arc<View>, mountpoint: PathBuf, name: String, options: &MountOptions) -> Result<Self> {
         let failed = |e| explain(&mountpoint, e);
+        let neighbours = Arc::new(OnceLock::new());
         let adapter = Adapter {
             view: Arc::clone(view),
             ahead: Ahead::start(view, options.ahead_threads).map_err(failed)?,
+            fetch: Fetch::start(view, Arc::clone(&neighbours), options.wait_limit).map_err(failed)?,
             counts: Arc::clone(&options.counts),
             allow_other: options.allow_other,
             max_read: MAX_READ_BYTES,
             xattrs: options.xattrs,
         };
         let session = Session::new(adapter, &mountpoint, &config(name, options)).map_err(failed)?;
+        if options.push_neighbours {
+            let started = Neighbours::start(view, session.as_fd(), Arc::clone(&options.counts)).map_err(failed)?;
+            let _ = neighbours.set(started);
+        }
         set_read_ahead(&mountpoint, options.read_ahead_kib);
         let session = session.spawn().map_err(failed)?;
         Ok(Self { session, mountpoint })

@@ -214,6 +214,93 @@ fn a_lost_chunk_costs_no_more_than_its_pages() {
     assert!(reports[0].starts_with("snapshots/1970-01-01T00-00-00Z/big: content at byte"));
 }
 
+/// A file of 64 chunks, and another; and the ids of the first's.
+fn two_files() -> (Arc<MemoryBacking>, Vec<repo_format::ChunkId>) {
+    let mut ids = Vec::new();
+    let backing = published(|tree, backing| {
+        ids = (0..64_u8).map(|n| backing.put_chunk(&vec![n; 65_536])).collect();
+        let extents: Vec<_> = (0..64).map(|n| (n as u64 * 65_536, ids[n], 0, 65_536)).collect();
+        tree.extents("slow", 64 * 65_536, &extents);
+        tree.file(backing, "quick", b"at once");
+        tree.dir("d");
+    });
+    (backing, ids)
+}
+
+#[test]
+fn a_slow_store_stops_only_who_waits_for_it() {
+    let (backing, ids) = two_files();
+    ids.iter().for_each(|id| backing.hold_chunk(id));
+    let mount = Mount::new(&backing);
+    let slow = mount.point("slow");
+    // More readers than request threads, each of another part.
+    let readers: Vec<_> = (0..24_u64)
+        .map(|n| {
+            let slow = slow.clone();
+            std::thread::spawn(move || {
+                let mut page = [0xff; 4096];
+                fs::File::open(slow).unwrap().read_exact_at(&mut page, n * 131_072).unwrap();
+                page == [2 * n as u8; 4096]
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    assert_eq!(fs::read(mount.point("quick")).unwrap(), b"at once");
+    assert_eq!(mount.shell("ls -l snapshots/latest/ | wc -l").trim(), "4");
+    assert_eq!(mount.shell("stat -c %s snapshots/latest/slow").trim(), "4194304");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(readers.iter().all(|reader| !reader.is_finished()), "nobody may have content that was not read");
+    backing.release_chunks();
+    assert!(readers.into_iter().all(|reader| reader.join().unwrap()));
+}
+
+#[test]
+fn no_read_waits_for_ever() {
+    let (backing, ids) = two_files();
+    backing.hold_chunk(&ids[40]);
+    let mount = Mount::with(&backing, |options| options.wait_limit = Duration::from_millis(800));
+    let file = fs::File::open(mount.point("slow")).unwrap();
+    let mut page = [0; 4096];
+    let start = Instant::now();
+    let error = file.read_exact_at(&mut page, 40 * 65_536).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    assert!((Duration::from_millis(700)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(file.read_exact_at(&mut page, 40 * 65_536).unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert_eq!(fs::read(mount.point("quick")).unwrap(), b"at once");
+    let said = mount.reports.lock().unwrap().clone();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("snapshots/1970-01-01T00-00-00Z/slow: content at byte"), "{said:?}");
+    backing.release_chunks();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while file.read_exact_at(&mut page, 40 * 65_536).is_err() {
+        assert!(Instant::now() < deadline, "when the medium is back, so is the file");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(page, [40; 4096]);
+}
+
+#[test]
+fn the_largest_files_are_read_at_their_ends() {
+    let size: u64 = 16 << 40;
+    let backing = published(|tree, backing| {
+        let id = backing.put_chunk(&[7; 8192]);
+        tree.extents("huge", size, &[(4096, id, 0, 8192), (size - 8192, id, 0, 8192)]);
+    });
+    let mount = Mount::new(&backing);
+    let file = fs::File::open(mount.point("huge")).unwrap();
+    assert_eq!((file.metadata().unwrap().len(), file.metadata().unwrap().blocks()), (size, 32));
+    let mut bytes = [0; 8192];
+    file.read_exact_at(&mut bytes, size - 8192).unwrap();
+    assert_eq!(bytes, [7; 8192]);
+    file.read_exact_at(&mut bytes, size / 2).unwrap();
+    assert_eq!(bytes, [0; 8192]);
+    assert_eq!(file.read_at(&mut bytes, size - 1).unwrap(), 1);
+    assert_eq!(file.read_at(&mut bytes, size).unwrap(), 0);
+    let seeks = "import os; f = os.open('snapshots/latest/huge', 0); print([os.lseek(f, *a) for a in [(0, os.SEEK_DATA), (5000, os.SEEK_HOLE), (12288, os.SEEK_DATA), (-1, os.SEEK_END)]])";
+    assert_eq!(mount.shell(&format!("python3 -c \"{seeks}\"")).trim(), format!("[4096, 12288, {}, {}]", size - 8192, size - 1));
+}
+
 #[test]
 fn new_points_appear_and_old_ones_go() {
     let backing = published(menagerie);
@@ -278,13 +365,17 @@ fn nobody_to_tell_means_no_mount() {
     assert!(run(published(menagerie), &missing, &MountOptions::default(), &|| Ok(()), &AtomicBool::new(false)).is_err());
 }
 
-#[test]
-fn what_is_known_is_not_asked_again() {
-    let backing = published(|tree, backing| {
+/// One directory of a thousand small files.
+fn thousand() -> Arc<MemoryBacking> {
+    published(|tree, backing| {
         tree.dir("d");
         (0..1000).for_each(|n| tree.file(backing, &format!("d/{n:04}"), format!("content {n}").as_bytes()));
-    });
-    let mount = Mount::new(&backing);
+    })
+}
+
+#[test]
+fn what_is_known_is_not_asked_again() {
+    let mount = Mount::with(&thousand(), |options| options.push_neighbours = false);
     let target = tempfile::tempdir().unwrap();
     let copy = |to: &str| mount.shell(&format!("cp -a snapshots/latest/d {}/{to}", target.path().display()));
     copy("one");
@@ -292,7 +383,7 @@ fn what_is_known_is_not_asked_again() {
     assert!(count(Request::Lookup) < 20 && count(Request::Getattr) < 20, "{:?}", mount.counts);
     let once = [Request::Open, Request::Opendir, Request::Flush, Request::Release].map(count);
     assert!(once.iter().all(|count| *count <= 1), "{once:?}");
-    assert_eq!(count(Request::Read), 1000);
+    assert_eq!((count(Request::Read), mount.counts.stored()), (1000, 0));
     let listed = count(Request::Readdirplus);
     copy("two");
     assert_eq!((count(Request::Read), count(Request::Readdirplus)), (1000, listed));
@@ -300,6 +391,23 @@ fn what_is_known_is_not_asked_again() {
     let lookups = count(Request::Lookup);
     fs::metadata(mount.point("d/none")).unwrap_err();
     assert_eq!(count(Request::Lookup), lookups);
+}
+
+#[test]
+fn small_files_are_there_before_they_are_asked_for() {
+    let mount = Mount::new(&thousand());
+    mount.shell("cat snapshots/latest/d/0500 snapshots/latest/d/0100");
+    assert_eq!((mount.counts.of(Request::Read), mount.counts.stored()), (2, 0), "two files anywhere are not read in order");
+    let sum = mount.shell("cat snapshots/latest/d/* | sha256sum");
+    let expected: String = (0..1000).map(|n| format!("content {n}")).collect();
+    let check = tempfile::NamedTempFile::new().unwrap();
+    fs::write(check.path(), expected).unwrap();
+    assert_eq!(sum, mount.shell(&format!("cat {} | sha256sum", check.path().display())));
+    let (read, stored) = (mount.counts.of(Request::Read), mount.counts.stored());
+    // How far the reader gets before the other thread is awake is chance; that half is stored is not.
+    assert!(read <= 500 && read + stored >= 1000, "{read} read, {stored} stored");
+    let lost = mount.point("d/0999");
+    assert_eq!(fs::metadata(lost).unwrap().len(), 11, "storing must not change a size");
 }
 
 #[test]

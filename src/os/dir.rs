@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::stat::{FileKind, Stat, stat_at, stat_file};
 use super::sys::{CName, check, check_len, errno, is_errno};
@@ -21,9 +22,9 @@ const RECORD_HEAD_BYTES: usize = 19;
 
 const OPEN_DIR: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
 
-/// An open directory.
+/// An open directory, and whether its listing has begun.
 #[derive(Debug)]
-pub struct Dir(File);
+pub struct Dir(File, AtomicBool);
 
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,13 @@ impl AsFd for Dir {
     }
 }
 
+impl From<File> for Dir {
+    /// Of a directory opened just now, by nobody else.
+    fn from(file: File) -> Self {
+        Self(file, AtomicBool::new(false))
+    }
+}
+
 impl Dir {
     /// Opens the directory that a walk begins at. Here, and only here, symbolic links in the path are
     /// followed, for the user has named it.
@@ -52,7 +60,7 @@ impl Dir {
         let bytes = path.as_os_str().as_bytes();
         match open_noatime(None, &CName::any(bytes)?, OPEN_DIR) {
             Err(e) if is_errno(&e, &[libc::ENAMETOOLONG]) => Self::open_long(path),
-            opened => opened.map(Self),
+            opened => opened.map(Self::from),
         }
     }
 
@@ -66,7 +74,7 @@ impl Dir {
             };
             at = Some(open_noatime(at.as_ref(), &name, OPEN_DIR)?);
         }
-        at.map(Self).ok_or_else(|| errno(libc::ENOENT))
+        at.map(Self::from).ok_or_else(|| errno(libc::ENOENT))
     }
 
     /// Opens a directory in this one; a symbolic link is ENOTDIR or ELOOP.
@@ -75,7 +83,7 @@ impl Dir {
     /// As openat(2); EINVAL for a name that is not one entry's name.
     pub fn open_dir(&self, name: &[u8]) -> io::Result<Self> {
         let name = CName::entry(name)?;
-        open_noatime(Some(&self.0), &name, OPEN_DIR | libc::O_NOFOLLOW).map(Self)
+        open_noatime(Some(&self.0), &name, OPEN_DIR | libc::O_NOFOLLOW).map(Self::from)
     }
 
     /// Goes down component by component and never through a symbolic link; no components give a
@@ -85,7 +93,8 @@ impl Dir {
     /// As [`Self::open_dir`], for the first component that cannot be opened.
     pub fn open_beneath<N: AsRef<[u8]>>(&self, components: &[N]) -> io::Result<Self> {
         let Some((first, rest)) = components.split_first() else {
-            return self.0.try_clone().map(Self);
+            // The two share one position, so neither may take it for the start.
+            return self.0.try_clone().map(|file| Self(file, AtomicBool::new(true)));
         };
         rest.iter().try_fold(self.open_dir(first.as_ref())?, |dir, name| dir.open_dir(name.as_ref()))
     }
@@ -131,7 +140,7 @@ impl Dir {
     pub fn entries(&self) -> io::Result<Vec<DirEntry>> {
         let fd = self.0.as_raw_fd();
         // SAFETY: a plain system call on an open descriptor.
-        if unsafe { libc::lseek(fd, 0, libc::SEEK_SET) } < 0 {
+        if self.1.swap(true, Relaxed) && unsafe { libc::lseek(fd, 0, libc::SEEK_SET) } < 0 {
             return Err(io::Error::last_os_error());
         }
         let mut entries = Vec::new();

@@ -10,11 +10,15 @@
 //! | [`stat`] | attributes of one item by `statx`, inode flags and generations |
 //! | [`xattr`] | extended attributes, so also POSIX ACLs and file capabilities |
 //! | [`read`] | data and holes, cache advice, punching, directory fsync |
+//! | [`memory`] | the allocator's habits |
 //! | [`mount`] | ending a mount |
+//! | [`process`] | open files and memory of this process |
 //! | [`write`] | what restore makes: items, owners, modes, times, flags |
 
 pub mod dir;
+pub mod memory;
 pub mod mount;
+pub mod process;
 pub mod read;
 pub mod stat;
 mod sys;
@@ -24,9 +28,9 @@ pub mod write;
 pub mod xattr;
 
 pub use dir::{Dir, DirEntry};
+pub use process::{open_files, prefer_large_pages, raise_open_files};
 pub use read::{
-    data_ranges, data_ranges_from, fadvise_dontneed, fadvise_sequential, fsync_dir, pread_exact_or_short,
-    punch_hole,
+    data_ranges, data_ranges_from, fadvise_dontneed, fadvise_sequential, fadvise_willneed, fsync_dir, pread_exact_or_short, punch_hole,
 };
 pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
 pub use sys::{getegid, geteuid, set_umask};

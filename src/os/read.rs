@@ -116,6 +116,11 @@ pub fn fadvise_dontneed(file: &File, offset: u64, bytes: u64) {
     fadvise(file, offset, bytes, libc::POSIX_FADV_DONTNEED);
 }
 
+/// Tells the kernel that a whole file will be read soon. A hint: errors do not matter.
+pub fn fadvise_willneed(file: &File) {
+    fadvise(file, 0, 0, libc::POSIX_FADV_WILLNEED);
+}
+
 fn fadvise(file: &File, offset: u64, bytes: u64, advice: i32) {
     // SAFETY: a plain system call on an open descriptor; its result is of no consequence.
     unsafe { libc::posix_fadvise64(file.as_raw_fd(), offset.cast_signed(), bytes.cast_signed(), advice) };

@@ -17,6 +17,14 @@ use std::sync::{Arc, OnceLock};
 
 /// Directories kept open at a time; the others are opened again by name when they are needed.
 const MOST_OPEN: usize = 256;
+/// Beyond that, so many of a deep path are kept at even distances: opening one goes through 32 names at most.
+const MOST_STRIDES: u32 = MOST_DEPTH / 32;
+
+/// How many directories are kept open, and how many more of deep paths, by a process that may have `limit` files open.
+pub(super) fn most_open(limit: u64) -> (usize, u32) {
+    let part = u32::try_from(limit / 8).unwrap_or(u32::MAX);
+    ((part as usize).min(MOST_OPEN), part.clamp(1, MOST_STRIDES))
+}
 
 /// Deepest directory that is restored. Paths that programs can use end at half of it.
 pub(super) const MOST_DEPTH: u32 = 4096;
@@ -149,7 +157,9 @@ impl<'s> DirNode<'s> {
         }
         let plain = meta::inherits_nothing(self.shared, &dir);
         let open = self.shared.open_dirs.fetch_add(1, Ordering::Relaxed);
-        if open < MOST_OPEN {
+        let (most, strides) = self.shared.most_open;
+        let on_stride = self.depth.is_multiple_of(MOST_DEPTH / strides);
+        if open < most || (on_stride && open < most + strides as usize) {
             return Made { held: Some(dir), fresh, plain };
         }
         self.shared.open_dirs.fetch_sub(1, Ordering::Relaxed);

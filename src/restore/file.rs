@@ -154,6 +154,9 @@ fn begin_compare(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Resul
     let file = dir.open_file(&job.name)?;
     let stat = stat_file(&file)?;
     if stat.is_file() && stat.size == job.inode().size {
+        // What is compared is to be what the medium holds, not what memory still does.
+        file.sync_all()?;
+        crate::os::fadvise_dontneed(&file, 0, 0);
         return Ok(Some(Opened { file, temporary: None, why: Why::Compared }));
     }
     let what = format!("it is not a file of {} bytes any more", job.inode().size);

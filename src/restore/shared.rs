@@ -1,5 +1,6 @@
 //! What all threads of one restore share.
 
+use super::dir::most_open;
 use super::lookup::TreeReader;
 use super::report::{Finding, Log, Progress};
 use super::{Mode, Overwrite};
@@ -10,6 +11,9 @@ use repo_format::ChunkId;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// Large files open at a time, where the process may have many.
+const MOST_LARGE: usize = 128;
 
 /// Shared by the planner and the workers.
 pub(super) struct Shared<'s> {
@@ -29,6 +33,10 @@ pub(super) struct Shared<'s> {
     /// Set by an error that ends everything.
     failed: AtomicBool,
     pub open_dirs: AtomicUsize,
+    /// Directories kept open, and those of deep paths on top.
+    pub most_open: (usize, u32),
+    /// Large files open at a time.
+    pub most_large: usize,
     pub open_files: AtomicUsize,
     temporary: AtomicU64,
 }
@@ -54,6 +62,7 @@ impl Us {
 
 impl<'s> Shared<'s> {
     pub fn new(repo: &'s Repository, root: ChunkId, progress: &'s Progress, log: &'s Log, stop: &'s AtomicBool) -> Self {
+        let limit = crate::os::open_files();
         Self {
             repo,
             root,
@@ -67,6 +76,8 @@ impl<'s> Shared<'s> {
             us: Us::find(),
             failed: AtomicBool::new(false),
             open_dirs: AtomicUsize::new(0),
+            most_open: most_open(limit),
+            most_large: usize::try_from(limit / 8).unwrap_or(MOST_LARGE).min(MOST_LARGE),
             open_files: AtomicUsize::new(0),
             temporary: AtomicU64::new(0),
         }

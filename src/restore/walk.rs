@@ -23,8 +23,6 @@ use std::sync::atomic::Ordering;
 const PART_PIECES: usize = 64;
 /// Second names of hard links kept until all that was handed out is done.
 const MOST_LINKS: usize = 64 * 1024;
-/// Large files open at a time.
-const MOST_LARGE: usize = 128;
 
 pub(super) struct Planner<'s, 'w> {
     shared: &'s Shared<'s>,
@@ -265,7 +263,7 @@ impl<'s, 'w> Planner<'s, 'w> {
         shared.progress.at(path);
         self.parts(&file, ino, size);
         file::release(shared, file);
-        if shared.open_files.load(Ordering::Relaxed) >= MOST_LARGE {
+        if shared.open_files.load(Ordering::Relaxed) >= self.shared.most_large {
             self.window.drain();
         }
     }

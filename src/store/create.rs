@@ -2,7 +2,7 @@
 
 use super::files::sync_dir;
 use super::index::Index;
-use super::keys::{DEFAULT_KDF, make_slot, random};
+use super::keys::{DEFAULT_KDF, make_slot, random, slot_name};
 use super::repository::Unlock;
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{Encryption, Features, KdfParams, RepoHeader, RepoId, StoreKind};
@@ -56,8 +56,7 @@ pub fn create(path: &Path, unlock: &mut Unlock<'_>, options: &CreateOptions) -> 
         make_dir(&path.join(dir))?;
     }
     if let Some(slot) = slot {
-        let name: String = slot.salt[..8].iter().map(|b| format!("{b:02x}")).collect();
-        write_new(&path.join("keys").join(format!("{name}.key")), &slot.encode(), 0o600)?;
+        write_new(&path.join("keys").join(format!("{}.key", slot_name(&slot))), &slot.encode(), 0o600)?;
     }
     Index::open_writer(&path.join("db"), options.store == StoreKind::RocksDb, true)?.flush()?;
     for dir in ["keys", "db", "packages", ""] {

@@ -25,7 +25,8 @@ impl FileStore {
     /// A store over `root`, the repository's `packages/` directory.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
-        Self { root, open: Cache::new(OPEN_FILES), writing: std::sync::Mutex::default() }
+        let open_files = usize::try_from(crate::os::open_files() / 8).unwrap_or(OPEN_FILES).min(OPEN_FILES);
+        Self { root, open: Cache::new(open_files), writing: std::sync::Mutex::default() }
     }
 
     fn path(&self, id: &PackageId) -> PathBuf {
@@ -56,8 +57,9 @@ impl FileStore {
 fn missing(path: &Path, error: std::io::Error) -> Error {
     let what = format!("package {} cannot be opened", path.display());
     if error.kind() == Io::NotFound {
+        // In words only: as an errno it would reach the reader of a mounted file, which does exist.
         Error::new(ErrorKind::Damaged, what)
-            .because(error)
+            .because(error.to_string())
             .advise("run 'relict-maint check' to see which restore points need this package")
     } else {
         Error::io(what, error)
@@ -156,12 +158,31 @@ impl PackageStore for FileStore {
 
     fn delete(&self, id: &PackageId) -> Result<()> {
         self.open.remove(id);
-        match fs::remove_file(self.path(id)) {
-            Err(e) if e.kind() != Io::NotFound => {
-                Err(Error::io(format!("deleting package {}", self.path(id).display()), e))
-            }
-            _ => Ok(()),
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            // Durable before the index forgets the package, or a lost power supply could bring back a file nobody names.
+            Ok(()) => path.parent().map_or(Ok(()), sync_dir),
+            Err(e) if e.kind() == Io::NotFound => Ok(()),
+            Err(e) => Err(Error::io(format!("deleting package {}", path.display()), e)),
         }
+    }
+
+    fn announce(&self, id: &PackageId) {
+        if let Ok(file) = self.reader(id) {
+            crate::os::fadvise_sequential(&file);
+            crate::os::fadvise_willneed(&file);
+        }
+    }
+
+    fn drop_cached(&self, id: &PackageId, offset: u64, bytes: u64) -> bool {
+        // Only clean pages can be dropped, and only whole ones.
+        const PAGE_BYTES: u64 = 4096;
+        let from = offset / PAGE_BYTES * PAGE_BYTES;
+        self.reader(id).is_ok_and(|file| {
+            let clean = file.sync_data().is_ok();
+            crate::os::fadvise_dontneed(&file, from, (offset - from + bytes).next_multiple_of(PAGE_BYTES));
+            clean
+        })
     }
 
     fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64> {

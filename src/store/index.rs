@@ -16,6 +16,16 @@ const BLOCK_CACHE_BYTES: usize = 32 << 20;
 const LOCATION_BYTES: usize = 20;
 /// Key in `meta`: the lowest package number that was never given out.
 const NEXT_PACKAGE: &[u8] = b"next_package";
+/// Prefix of keys in `meta`: a segment that was found damaged, by package number and offset.
+const DAMAGED: &[u8] = b"damaged/";
+/// A process that may have so many files open need not count them: a terabyte has a few hundred.
+const PLENTY_OF_FILES: u64 = 4096;
+/// Threads that open the files of one column family.
+const OPENING_THREADS: i32 = 2;
+/// The log is emptied at the end of a run when it has more files than this, one for each run,
+const MAX_LOG_FILES: usize = 8;
+/// or more bytes; reading a megabyte takes about ten milliseconds.
+const MAX_LOG_BYTES: u64 = 1 << 20;
 /// A reader may open files at the moment the writer replaces them; then it looks again.
 const OPEN_ATTEMPTS: u32 = 20;
 
@@ -115,7 +125,7 @@ impl Index {
     /// # Errors
     /// `Damaged` when the database is missing or cannot be read.
     pub fn open_writer(path: &Path, with_blobs: bool, create: bool) -> Result<Self> {
-        let mut options = database_options();
+        let mut options = writer_options()?;
         options.create_if_missing(create);
         options.create_missing_column_families(create);
         let opened = DB::open_cf_descriptors(&options, path, descriptors(with_blobs));
@@ -250,6 +260,16 @@ impl Index {
         Ok(())
     }
 
+    pub(super) fn remove_chunk(&self, batch: &mut IndexBatch, id: &ChunkId) -> Result<()> {
+        batch.0.delete_cf(self.cf("chunks")?, id.0);
+        Ok(())
+    }
+
+    pub(super) fn drop_point(&self, batch: &mut IndexBatch, id: &PointId) -> Result<()> {
+        batch.0.delete_cf(self.cf("points")?, id.0);
+        Ok(())
+    }
+
     pub(super) fn add_package(&self, batch: &mut IndexBatch, info: &PackageInfo) -> Result<()> {
         batch.0.put_cf(self.cf("packages")?, info.number.to_be_bytes(), info.encode());
         Ok(())
@@ -270,6 +290,30 @@ impl Index {
         let kept = kept.map_or(Ok([0; 4]), |bytes| bytes.try_into().map_err(|_| bad()))?;
         let above = |info: &PackageInfo| info.number.saturating_add(1);
         Ok(self.packages()?.iter().map(above).max().unwrap_or(0).max(u32::from_be_bytes(kept)))
+    }
+
+    /// Segments that were found damaged: package number and offset.
+    ///
+    /// # Errors
+    /// When the database cannot be read or an entry is not valid.
+    pub fn damaged(&self) -> Result<Vec<(u32, u32)>> {
+        let bad = || Error::damaged("a note of damage in the index is not valid").advise(REBUILD);
+        let from = rocksdb::IteratorMode::From(DAMAGED, rocksdb::Direction::Forward);
+        let mut out = Vec::new();
+        for row in self.db.iterator_cf(self.cf("meta")?, from) {
+            let (key, _) = row.map_err(|e| failed("reading the index", &e))?;
+            let Some(place) = key.strip_prefix(DAMAGED) else { break };
+            let place: [u8; 8] = place.try_into().map_err(|_| bad())?;
+            let place = u64::from_be_bytes(place);
+            out.push(((place >> 32) as u32, place as u32));
+        }
+        Ok(out)
+    }
+
+    pub(super) fn add_damaged(&self, batch: &mut IndexBatch, (package, offset): (u32, u32)) -> Result<()> {
+        let place = u64::from(package) << 32 | u64::from(offset);
+        batch.0.put_cf(self.cf("meta")?, [DAMAGED, &place.to_be_bytes()].concat(), []);
+        Ok(())
     }
 
     pub(super) fn add_point(&self, batch: &mut IndexBatch, id: &PointId, record: &ChunkId) -> Result<()> {
@@ -300,6 +344,18 @@ impl Index {
         Ok(())
     }
 
+    /// Writes memory tables out if the log has become long: whoever opens the index next has to go through it.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(super) fn tidy_log(&self) -> Result<()> {
+        let entries = std::fs::read_dir(self.db.path()).map_err(|e| Error::io("listing the index", e))?;
+        let is_log = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|end| end == "log");
+        let logs = entries.filter_map(|entry| entry.ok().filter(is_log)?.metadata().ok());
+        let (files, bytes) = logs.fold((0, 0), |(files, bytes), meta| (files + 1, bytes + meta.len()));
+        if files > MAX_LOG_FILES || bytes > MAX_LOG_BYTES { self.flush() } else { Ok(()) }
+    }
+
     pub(super) const fn raw(&self) -> &DB {
         &self.db
     }
@@ -326,14 +382,29 @@ fn make_scratch() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// All of them, where the process may have many; RocksDB itself wants 20 at least.
+fn open_files() -> i32 {
+    let limit = crate::os::open_files();
+    if limit >= PLENTY_OF_FILES { -1 } else { i32::try_from(limit / 4).unwrap_or(i32::MAX) }
+}
+
 fn database_options() -> Options {
     let mut options = Options::default();
-    options.set_max_open_files(-1);
+    options.set_max_open_files(open_files());
     options.set_keep_log_file_num(2);
     options.set_max_background_jobs(2);
     options.set_paranoid_checks(true);
     options.set_max_total_wal_size(64 << 20);
+    // The default of 16 is for every column family in turn: 130 threads that mostly have nothing to open.
+    options.set_max_file_opening_threads(OPENING_THREADS);
     options
+}
+
+/// As [`database_options`]; and what the log holds stays there at opening, rather than becoming four tiny files with
+/// two syncs each. [`Index::tidy_log`] is what bounds the log then.
+fn writer_options() -> Result<Options> {
+    let options = database_options().get_options_from_string("avoid_flush_during_recovery=true");
+    options.map_err(|e| failed("setting up the index", &e))
 }
 
 fn descriptors(with_blobs: bool) -> Vec<ColumnFamilyDescriptor> {

@@ -84,8 +84,11 @@ fn nonce(number: u32) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// Fills `out` with random bytes of the system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+/// Random bytes of the system.
+///
+/// # Errors
+/// When the system has none.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut out = [0; N];
     getrandom::fill(&mut out).map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
     Ok(out)
@@ -116,6 +119,12 @@ pub fn make_slot(repo: RepoId, master: &[u8; 32], password: &[u8], kdf: KdfParam
     Ok(slot)
 }
 
+/// The file name of a slot in `keys/`, without its suffix: the first 8 bytes of the salt.
+#[must_use]
+pub fn slot_name(slot: &KeySlot) -> String {
+    slot.salt.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
 /// The master key, if this password opens the slot.
 ///
 /// # Errors
@@ -134,6 +143,16 @@ fn wrapping_key(slot: &KeySlot, password: &[u8]) -> Result<PackageKey> {
     let params = params.map_err(|e| failed(&e))?;
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
     let mut out = [0; 32];
-    argon.hash_password_into(password, &slot.salt, &mut out).map_err(|e| failed(&e))?;
+    let memory = kdf_memory(argon.params().block_count()).map_err(|e| failed(&e))?;
+    argon.hash_password_into_with_memory(password, &slot.salt, &mut out, memory).map_err(|e| failed(&e))?;
     PackageKey::new(&out).ok_or_else(|| failed(&"no key"))
+}
+
+/// The function's memory, in large pages where the system has them: 46 MiB of small ones cost as much as the hashing.
+fn kdf_memory(blocks: usize) -> std::result::Result<Vec<argon2::Block>, std::collections::TryReserveError> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(blocks)?;
+    crate::os::prefer_large_pages(memory.spare_capacity_mut());
+    memory.resize(blocks, argon2::Block::new());
+    Ok(memory)
 }

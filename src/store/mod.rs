@@ -3,19 +3,24 @@
 //! Reading goes through [`Repository`], writing through [`Writer`]; both stand on [`PackageStore`], which has
 //! three implementations, and on [`Index`], which can always be rebuilt from packages.
 
+mod buffers;
 mod create;
 mod files;
+mod health;
 mod index;
 mod keys;
 mod lease;
 mod memory;
 mod package_store;
+mod present;
 mod rebuild;
 mod recover;
+mod repair;
 mod repository;
 mod rocks;
 mod scan;
 mod segment;
+mod slots;
 mod writer;
 
 #[cfg(test)]
@@ -23,14 +28,17 @@ mod tests;
 
 pub use create::{CreateOptions, create};
 pub use files::FileStore;
+pub use health::{Health, LastCheck, record_health};
 pub use index::{Index, Location, PackageInfo};
-pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot};
+pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot, random as random_bytes, slot_name};
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use package_store::PackageStore;
 pub use rebuild::{Rebuilt, rebuild};
+pub use repair::{drop_point, quarantine};
 pub use repository::{Chunk, NodeRef, OpenOptions, Repository, Unlock, key_slots, read_header};
 pub use rocks::RocksStore;
 pub use scan::{FoundSegment, ScannedPackage, read_segment, scan_package};
+pub use slots::{Imported, Keyring, SlotFile, Unlocked, list_slots};
 pub use segment::{Segment, ZSTD_LEVEL};
 pub use writer::{NodePacker, PACKAGE_BYTES, Writer, WriterStats};

@@ -51,7 +51,7 @@ pub trait PackageStore: Send + Sync {
     /// When the medium cannot be listed.
     fn list(&self) -> Result<Vec<PackageId>>;
 
-    /// Removes a package.
+    /// Removes a package, durably.
     ///
     /// # Errors
     /// When the medium fails; a missing package is no error.
@@ -63,4 +63,12 @@ pub trait PackageStore: Send + Sync {
     /// # Errors
     /// When the medium fails.
     fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64>;
+
+    /// Says that a package will be read from front to back. A hint.
+    fn announce(&self, _id: &PackageId) {}
+
+    /// Drops what is cached of a range, so that the next read asks the medium. True where that is known to be done.
+    fn drop_cached(&self, _id: &PackageId, _offset: u64, _bytes: u64) -> bool {
+        false
+    }
 }

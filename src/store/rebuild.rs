@@ -1,15 +1,16 @@
 //! A new index from nothing but packages and keys: the old one is put aside, never destroyed.
 
 use super::files::sync_dir;
-use super::index::{Index, IndexBatch, PackageInfo};
+use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::keys::Keys;
 use super::lease::Lease;
-use super::recover::{finish_open_packages, index_segment, read_point};
+use super::recover::{finish_open_packages, index_segment, read_record};
 use super::repository::{Unlock, open_keys, package_store, read_header};
 use super::scan::scan_package;
 use super::{FileStore, PackageStore};
 use crate::error::{Error, ErrorKind, Result};
-use repo_format::{PackageId, RepoHeader, SegmentKind, StoreKind};
+use repo_format::{PackageId, PointId, RepoHeader, SegmentKind, StoreKind, Time};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub struct Rebuilt {
     pub damage: Vec<String>,
     /// Where the old index is kept, when there was one.
     pub old_index: Option<PathBuf>,
+    /// When the record of each point was sealed.
+    sealed: HashMap<PointId, Time>,
 }
 
 /// Makes a new index. The old one is renamed to `db.old-N` first.
@@ -49,13 +52,16 @@ pub fn rebuild(path: &Path, unlock: &mut Unlock<'_>) -> Result<Rebuilt> {
     let index = Arc::new(Index::open_writer(&new, false, true)?);
     let store = FileStore::new(path.join("packages"));
     fill(&index, &store, &keys, &header, &mut out)?;
-    finish_open_packages(&index, &*package_store(path, &header, &index), &keys)?;
+    finish_open_packages(&index, &*package_store(path, &header, &index), &keys, &EVERYTHING)?;
     out.chunks = index.chunks()?.count() as u64;
     index.flush()?;
     drop(index);
     swap(path, &new, &mut out)?;
     Ok(out)
 }
+
+/// A new index names nothing but what was just found.
+const EVERYTHING: fn(&Location) -> Result<bool> = |_| Ok(true);
 
 fn fill(index: &Index, store: &dyn PackageStore, keys: &Keys, header: &RepoHeader, out: &mut Rebuilt) -> Result<()> {
     let mut ids = store.list()?;
@@ -82,16 +88,14 @@ fn add_package(
     out: &mut Rebuilt,
 ) -> Result<()> {
     let scanned = scan_package(store, id)?;
-    if scanned.header.repo != header.repo {
-        return Err(Error::damaged("it belongs to another repository"));
-    }
+    scanned.belongs_to(header.repo, keys.encrypted())?;
     let sealed = scanned.footer.is_some();
     let info = PackageInfo { number, id: *id, kind: scanned.header.kind, sealed, bytes: scanned.bytes };
     let mut batch = IndexBatch::default();
     index.add_package(&mut batch, &info)?;
     if sealed {
         for found in &scanned.segments {
-            index_segment(index, &mut batch, number, found)?;
+            index_segment(index, &mut batch, number, found, &EVERYTHING)?;
         }
         out.damage.extend(scanned.damage.iter().map(|(at, e)| format!("package {id}, byte {at}: {e}")));
     } else {
@@ -99,10 +103,12 @@ fn add_package(
         index.add_journal(&mut batch, &info)?;
     }
     for found in scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::Point) {
-        match read_point(store, keys, id, found) {
-            Ok((point, chunk)) => {
-                index.add_point(&mut batch, &point, &chunk)?;
-                out.points += 1;
+        match read_record(store, keys, id, found) {
+            // A repair gives a point another record: of two, the one that was sealed later counts.
+            Ok((record, _)) if out.sealed.get(&record.id).is_some_and(|other| *other > record.sealed) => {}
+            Ok((record, chunk)) => {
+                index.add_point(&mut batch, &record.id, &chunk)?;
+                out.points += u64::from(out.sealed.insert(record.id, record.sealed).is_none());
             }
             Err(e) => out.damage.push(format!("a restore point record in package {id} cannot be read: {e}")),
         }

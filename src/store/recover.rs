@@ -9,20 +9,23 @@ use repo_format::{
     ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointId, PointRecord, SegmentKind,
 };
 
+/// Whether the place that the index names for a chunk still holds it.
+pub(super) type Holds<'a> = &'a dyn Fn(&Location) -> Result<bool>;
+
 /// Finishes every package the journal names: its whole segments are indexed, it gets a footer and is sealed.
 /// A package without one whole segment is removed. Nothing is ever appended to such a package again but the
-/// footer, so no segment number is used twice.
-pub(super) fn finish_open_packages(index: &Index, store: &dyn PackageStore, keys: &Keys) -> Result<()> {
+/// footer, so no segment number is used twice. True if there were any.
+pub(super) fn finish_open_packages(index: &Index, store: &dyn PackageStore, keys: &Keys, holds: Holds<'_>) -> Result<bool> {
     let open: Vec<PackageInfo> = index.packages()?.into_iter().filter(|p| !p.sealed).collect();
     if open.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let present = store.list()?;
     for info in open {
         let whole = if present.contains(&info.id) { whole_segments(store, keys, &info.id)? } else { Vec::new() };
-        finish(index, store, keys, info, &whole)?;
+        finish(index, store, keys, info, &whole, holds)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The segments from the start up to the first that is not whole, payloads verified.
@@ -44,14 +47,16 @@ fn finish(
     keys: &Keys,
     mut info: PackageInfo,
     whole: &[FoundSegment],
+    holds: Holds<'_>,
 ) -> Result<()> {
     let mut batch = IndexBatch::default();
     if whole.is_empty() {
-        // Removed from the index first: a crash in between leaves a file nobody names, which check reports.
+        // The bytes go first: after a crash in between the journal still names the package, and the next writer
+        // comes here again. Nothing in the index points into it.
+        store.delete(&info.id)?;
         index.remove_package(&mut batch, info.number)?;
         index.end_journal(&mut batch, info.number)?;
-        index.commit(batch)?;
-        return store.delete(&info.id);
+        return index.commit(batch);
     }
     let length = store.len(&info.id)?;
     if scan_package(store, &info.id)?.footer.is_none() {
@@ -62,7 +67,7 @@ fn finish(
     info.sealed = true;
     info.bytes = store.len(&info.id)?;
     for found in whole {
-        index_segment(index, &mut batch, info.number, found)?;
+        index_segment(index, &mut batch, info.number, found, holds)?;
         // A point's record is appended when all that it needs is durable: where it is whole, the point is.
         // A record of a version unknown here stays in its package, and check reports it.
         if found.header.kind == SegmentKind::Point
@@ -86,8 +91,15 @@ fn footer_of(segments: &[FoundSegment]) -> PackageFooter {
     PackageFooter { entries: segments.iter().map(entry).collect() }
 }
 
-/// Adds a segment's chunks to the index, except those that are there already: a chunk stored twice keeps its first place.
-pub(super) fn index_segment(index: &Index, batch: &mut IndexBatch, package: u32, found: &FoundSegment) -> Result<()> {
+/// Adds a segment's chunks to the index, except those that are there already: a chunk stored twice keeps its first place,
+/// unless that is lost.
+pub(super) fn index_segment(
+    index: &Index,
+    batch: &mut IndexBatch,
+    package: u32,
+    found: &FoundSegment,
+    holds: Holds<'_>,
+) -> Result<()> {
     let ids: Vec<_> = found.header.table.iter().map(|row| row.id).collect();
     let known = index.locate_many(&ids)?;
     let mut skip = 0;
@@ -99,7 +111,8 @@ pub(super) fn index_segment(index: &Index, batch: &mut IndexBatch, package: u32,
             skip,
             len: row.raw_bytes,
         };
-        if known.is_none() {
+        let there = known.map_or(Ok(false), |known| holds(&known))?;
+        if !there {
             index.add_chunk(batch, &row.id, at)?;
         }
         skip += row.raw_bytes;
@@ -114,7 +127,16 @@ pub(super) fn read_point(
     id: &PackageId,
     found: &FoundSegment,
 ) -> Result<(PointId, ChunkId)> {
+    read_record(store, keys, id, found).map(|(record, chunk)| (record.id, chunk))
+}
+
+/// As [`read_point`], with the whole record.
+pub(super) fn read_record(
+    store: &dyn PackageStore,
+    keys: &Keys,
+    id: &PackageId,
+    found: &FoundSegment,
+) -> Result<(PointRecord, ChunkId)> {
     let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
-    let point = PointRecord::decode(segment.raw())?;
-    Ok((point.id, keys.chunk_id(segment.raw())))
+    Ok((PointRecord::decode(segment.raw())?, keys.chunk_id(segment.raw())))
 }

@@ -10,10 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use repo_format::{ChunkId, Encryption, KeySlot, Node, PackageId, PointId, PointRecord, RepoHeader, StoreKind};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// A tree node as it is shared between readers.
 pub type NodeRef = Arc<Node<Box<[u8]>>>;
@@ -23,10 +23,13 @@ const REMEMBERED_LOCATIONS: usize = 64 * 1024;
 /// Decoded restore point records kept; about a kilobyte each.
 const REMEMBERED_POINTS: usize = 16 * 1024;
 
+/// What an entry of a cache costs beside its value, about.
+const ENTRY_BYTES: usize = 128;
+
 /// How to open a repository.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// Bound of the cache of decompressed segments, in bytes; tree nodes have a quarter of it on top.
+    /// Bound of the caches, in bytes: three quarters for decompressed segments, one for tree nodes.
     pub cache_bytes: usize,
 }
 
@@ -51,6 +54,8 @@ pub struct Repository {
     nodes: Cache<ChunkId, NodeRef, NodeWeight>,
     locations: Cache<ChunkId, Location>,
     points: Cache<PointId, Arc<PointRecord>>,
+    /// Segments that are not what was written: package number and offset.
+    damaged: Mutex<HashSet<(u32, u32)>>,
 }
 
 struct Package {
@@ -63,7 +68,7 @@ struct SegmentWeight;
 
 impl Weighter<(u32, u32), Arc<Segment>> for SegmentWeight {
     fn weight(&self, _: &(u32, u32), segment: &Arc<Segment>) -> u64 {
-        (segment.raw().len() + segment.header().encoded_bytes() + 128) as u64
+        (segment.memory_bytes() + ENTRY_BYTES) as u64
     }
 }
 
@@ -72,7 +77,7 @@ struct NodeWeight;
 
 impl Weighter<ChunkId, NodeRef> for NodeWeight {
     fn weight(&self, _: &ChunkId, node: &NodeRef) -> u64 {
-        node.bytes().len() as u64 + 96
+        (node.bytes().len() + size_of::<Node<Box<[u8]>>>() + ENTRY_BYTES) as u64
     }
 }
 
@@ -99,8 +104,9 @@ impl Repository {
     /// `NoRepository`, `WrongPassword`, `NewerFormat`, `Damaged`, or what `unlock` gives.
     pub fn open(path: &Path, unlock: &mut Unlock<'_>, options: &OpenOptions) -> Result<Arc<Self>> {
         let header = read_header(path)?;
-        let keys = open_keys(path, &header, unlock)?;
-        let index = Index::open_reader(&path.join("db"), header.store == StoreKind::RocksDb)?;
+        let with_blobs = header.store == StoreKind::RocksDb;
+        let open_index = || Index::open_reader(&path.join("db"), with_blobs);
+        let (keys, index) = open_keys_and_index(path, &header, unlock, open_index)?;
         Ok(Arc::new(Self::assemble(path, header, keys, Arc::new(index), options)))
     }
 
@@ -120,10 +126,11 @@ impl Repository {
             index,
             packages,
             known: RwLock::default(),
-            segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes, SegmentWeight),
-            nodes: Cache::with_weighter((bytes >> 16) as usize + 16, bytes / 4, NodeWeight),
+            segments: Cache::with_weighter((bytes >> 18) as usize + 16, bytes / 4 * 3, SegmentWeight),
+            nodes: Cache::with_weighter((bytes >> 14) as usize + 16, bytes / 4, NodeWeight),
             locations: Cache::new(REMEMBERED_LOCATIONS),
             points: Cache::new(REMEMBERED_POINTS),
+            damaged: Mutex::default(),
         }
     }
 
@@ -224,6 +231,12 @@ impl Repository {
         Ok(Chunk { segment, start, end: start + at.len as usize })
     }
 
+    /// Whether a chunk is in the cache, and known to be there: then [`Repository::chunk`] reads nothing.
+    #[must_use]
+    pub fn is_cached(&self, id: &ChunkId) -> bool {
+        self.locations.peek(id).is_some_and(|at| self.segments.contains_key(&(at.package, at.offset)))
+    }
+
     /// The decompressed segment at a location, through the cache; two readers never decompress it twice at once.
     ///
     /// # Errors
@@ -245,7 +258,37 @@ impl Repository {
     pub fn read_segment(&self, at: &Location) -> Result<Segment> {
         let package = self.package(at.package)?;
         let (key, offset) = (package.key.as_ref(), u64::from(at.offset));
-        read_segment_with(&*self.packages, key, &package.id, offset, at.segment_bytes)
+        let segment = read_segment_with(&*self.packages, key, &package.id, offset, at.segment_bytes);
+        if segment.as_ref().is_err_and(|error| error.kind() == ErrorKind::Damaged) {
+            self.note_damaged([(at.package, at.offset)]);
+        }
+        segment
+    }
+
+    fn damage(&self) -> MutexGuard<'_, HashSet<(u32, u32)>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_damaged(&self, places: impl IntoIterator<Item = (u32, u32)>) {
+        self.damage().extend(places);
+    }
+
+    /// Whether the segment at a place is known to be damaged: this process could not read it, or a writer was told.
+    #[must_use]
+    pub fn is_damaged(&self, at: &Location) -> bool {
+        self.damage().contains(&(at.package, at.offset))
+    }
+
+    /// Whether any segment is known to be damaged.
+    #[must_use]
+    pub fn knows_damage(&self) -> bool {
+        !self.damage().is_empty()
+    }
+
+    /// The places of all segments known to be damaged: package number and offset, in no order.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<(u32, u32)> {
+        self.damage().iter().copied().collect()
     }
 
     /// The id of a package, by its number.
@@ -346,6 +389,23 @@ pub fn key_slots(path: &Path) -> Result<Vec<(PathBuf, Result<KeySlot>)>> {
 fn contradiction(path: &Path) -> Error {
     Error::damaged(format!("relict.toml says that {} is not encrypted, but it has key slots", path.display()))
         .advise("nothing was read or written; somebody changed relict.toml: restore it from a copy you trust")
+}
+
+/// Checks the password on one thread and opens the database on another: each takes tens of milliseconds. What the
+/// password has to say comes first. A wrong one leaves the database's content as it was (SPEC.md section 10).
+pub(super) fn open_keys_and_index(
+    path: &Path,
+    header: &RepoHeader,
+    unlock: &mut Unlock<'_>,
+    open_index: impl FnOnce() -> Result<Index> + Send,
+) -> Result<(Keys, Index)> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("relict-open".into()).spawn_scoped(scope, open_index);
+        let thread = thread.map_err(|e| Error::io("starting a thread", e))?;
+        let keys = open_keys(path, header, unlock);
+        let index = thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "opening the index ended early")));
+        Ok((keys?, index?))
+    })
 }
 
 pub(super) fn open_keys(path: &Path, header: &RepoHeader, unlock: &mut Unlock<'_>) -> Result<Keys> {

@@ -5,9 +5,13 @@ use super::package_store::PackageStore;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 use repo_format::{
-    FOOTER_TRAILER_BYTES, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, SEGMENT_HEADER_BYTES,
+    FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId, SEGMENT_HEADER_BYTES,
     SegmentHeader,
 };
+use std::cell::RefCell;
+
+/// A thread keeps a read buffer up to this; segments are rarely larger.
+const KEPT_READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// A segment found in a package.
 #[derive(Debug, Clone)]
@@ -26,10 +30,29 @@ pub struct ScannedPackage {
     pub footer: Option<PackageFooter>,
     /// Segments whose header is whole, in order of offset.
     pub segments: Vec<FoundSegment>,
+    /// Segments that the footer names and prune has freed: offset and bytes. They read as zeros.
+    pub freed: Vec<(u64, u32)>,
     /// Places that should hold a segment and do not: offset and error.
     pub damage: Vec<(u64, Error)>,
     /// Length of the package.
     pub bytes: u64,
+}
+
+impl ScannedPackage {
+    /// Holds the header to the repository's: its id, and whether segments are encrypted.
+    ///
+    /// # Errors
+    /// `Damaged` with what differs. Such a package is not this repository's, or somebody changed it.
+    pub fn belongs_to(&self, repo: RepoId, encrypted: bool) -> Result<()> {
+        if self.header.repo != repo {
+            return Err(Error::damaged("it belongs to another repository"));
+        }
+        match (self.header.encrypted, encrypted) {
+            (false, true) => Err(Error::damaged("it says that it is not encrypted, but the repository is")),
+            (true, false) => Err(Error::damaged("it says that it is encrypted, but the repository is not")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads header, footer and all segment headers of a package; payloads are not read.
@@ -45,7 +68,7 @@ pub fn scan_package(store: &dyn PackageStore, id: &PackageId) -> Result<ScannedP
         return Err(Error::damaged(format!("package {id} holds the bytes of package {}", header.package)));
     }
     let footer = read_footer(store, id, bytes)?;
-    let mut out = ScannedPackage { header, footer, segments: Vec::new(), damage: Vec::new(), bytes };
+    let mut out = ScannedPackage { header, footer, segments: Vec::new(), freed: Vec::new(), damage: Vec::new(), bytes };
     match out.footer.clone() {
         Some(footer) => by_footer(store, id, &footer, &mut out),
         None => by_hopping(store, id, &mut out),
@@ -71,9 +94,17 @@ fn by_footer(store: &dyn PackageStore, id: &PackageId, footer: &PackageFooter, o
                 out.segments.push(FoundSegment { offset: entry.offset, header: h });
             }
             Ok(_) => out.damage.push((entry.offset, Error::damaged("a segment header differs from the footer"))),
+            Err(_) if is_freed(store, id, entry) => out.freed.push((entry.offset, entry.bytes)),
             Err(e) => out.damage.push((entry.offset, e)),
         }
     }
+}
+
+/// Whether nothing but zeros is where the footer names a segment. All of it is read: a header of zeros before a payload
+/// that is there is damage.
+fn is_freed(store: &dyn PackageStore, id: &PackageId, entry: &FooterEntry) -> bool {
+    let mut bytes = vec![0; entry.bytes as usize];
+    store.read(id, entry.offset, &mut bytes).is_ok() && bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Without a footer: from segment to segment, as far as they are whole.
@@ -132,7 +163,23 @@ pub(super) fn read_segment_with(
     offset: u64,
     bytes: u32,
 ) -> Result<Segment> {
-    let mut buffer = vec![0; bytes as usize];
-    store.read(id, offset, &mut buffer)?;
-    Segment::open(buffer, key).map_err(|e| e.context(format!("package {id}, segment at byte {offset}")))
+    with_read_buffer(bytes as usize, |buffer| {
+        store.read(id, offset, buffer)?;
+        Segment::open(buffer, key).map_err(|e| e.context(format!("package {id}, segment at byte {offset}")))
+    })
+}
+
+/// A buffer that each thread keeps, so that reading costs neither zeroing nor page faults.
+fn with_read_buffer<T>(bytes: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local!(static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < bytes {
+            buffer.resize(bytes, 0);
+        }
+        let done = work(buffer.get_mut(..bytes).unwrap_or_default());
+        if buffer.len() > KEPT_READ_BUFFER_BYTES {
+            *buffer = Vec::new();
+        }
+        done
+    })
 }

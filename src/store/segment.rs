@@ -1,5 +1,6 @@
 //! Segments between memory and package: compress and seal, open and verify (SPEC.md section 4).
 
+use super::buffers::Buffer;
 use super::keys::PackageKey;
 use crate::error::{Error, Result};
 use repo_format::{Codec, SegmentHeader, SegmentKind, TableEntry, check_of};
@@ -65,18 +66,18 @@ fn compress(raw: &[u8]) -> Result<Option<Vec<u8>>> {
 /// A verified, decompressed segment.
 pub struct Segment {
     header: SegmentHeader,
-    raw: Vec<u8>,
+    raw: Buffer,
     starts: Vec<u32>,
 }
 
 impl Segment {
-    /// Verifies and opens a whole segment as read from its package.
+    /// Verifies and opens a whole segment as read from its package; `bytes` are decrypted where they are.
     ///
     /// # Errors
     /// `Damaged`, when anything in it is not what was written. With a key the tag vouches for header,
     /// table and payload; without, their checksums do.
-    pub fn open(mut bytes: Vec<u8>, key: Option<&PackageKey>) -> Result<Self> {
-        let header = SegmentHeader::decode(&bytes)?;
+    pub fn open(bytes: &mut [u8], key: Option<&PackageKey>) -> Result<Self> {
+        let header = SegmentHeader::decode(bytes)?;
         let front = header.encoded_bytes();
         if header.segment_bytes() != bytes.len() as u64 {
             return Err(Error::damaged("a segment has another length than its header says"));
@@ -89,10 +90,11 @@ impl Segment {
         if !whole {
             return Err(Error::damaged("a segment's content does not match its checksum"));
         }
-        let raw = match header.codec {
-            Codec::Raw => payload.to_vec(),
-            Codec::Zstd => decompress(payload, header.raw_bytes() as usize)?,
-        };
+        let mut raw = Buffer::with_room(header.raw_bytes() as usize);
+        match header.codec {
+            Codec::Raw => raw.vec().extend_from_slice(payload),
+            Codec::Zstd => decompress(payload, raw.vec())?,
+        }
         if raw.len() as u64 != header.raw_bytes() {
             return Err(Error::damaged("a segment decompresses to another length than its header says"));
         }
@@ -120,6 +122,13 @@ impl Segment {
         &self.raw
     }
 
+    /// Bytes of memory it takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let row = size_of::<TableEntry>() + size_of::<u32>();
+        self.raw.capacity() + self.header.table.len() * row + size_of::<Self>()
+    }
+
     /// The table row of the chunk that begins at byte `skip` of [`Segment::raw`].
     #[must_use]
     pub fn row_at(&self, skip: u32) -> Option<&TableEntry> {
@@ -132,14 +141,14 @@ impl Segment {
     }
 }
 
-fn decompress(payload: &[u8], raw_bytes: usize) -> Result<Vec<u8>> {
+/// Decompresses into the room that `out` has: a bomb fails instead of growing it.
+fn decompress(payload: &[u8], out: &mut Vec<u8>) -> Result<()> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let failed = |e: std::io::Error| Error::damaged("a segment cannot be decompressed").because(e);
         if slot.is_none() {
             *slot = Some(zstd::bulk::Decompressor::new().map_err(failed)?);
         }
-        // The capacity is the header's length, bounded by MAX_SEGMENT_RAW_BYTES: a bomb fails instead of growing.
-        let out = slot.as_mut().map(|d| d.decompress(payload, raw_bytes)).transpose().map_err(failed)?;
-        Ok(out.unwrap_or_default())
+        slot.as_mut().map(|d| d.decompress_to_buffer(payload, out)).transpose().map_err(failed)?;
+        Ok(())
     })
 }

@@ -22,8 +22,15 @@ fn new_repo(options: &CreateOptions) -> TempDir {
     dir
 }
 
+/// Tries for a while: a process that another test starts holds our lease from its fork to its exec.
 fn writer(path: &Path) -> Writer {
-    Writer::open(path, &mut unlock, &OpenOptions::default()).unwrap()
+    for _ in 0..100 {
+        match Writer::open(path, &mut unlock, &OpenOptions::default()) {
+            Err(e) if e.kind() == ErrorKind::Locked => std::thread::sleep(std::time::Duration::from_millis(10)),
+            other => return other.unwrap(),
+        }
+    }
+    panic!("the lease is not given back");
 }
 
 fn reader(path: &Path) -> Arc<Repository> {
@@ -357,6 +364,140 @@ fn the_index_is_rebuilt_from_packages() {
         assert_eq!(&*r.chunk(id).unwrap(), &bytes[..]);
     }
     assert_eq!(&*r.chunk(&late_id).unwrap(), &late[..]);
+}
+
+fn package_file(dir: &Path, id: &PackageId) -> std::path::PathBuf {
+    let name = id.to_string();
+    dir.join(format!("packages/{}/{name}.pkg", &name[..2]))
+}
+
+/// A repository with two packages of one chunk each, and the chunks' contents.
+fn two_packages() -> (TempDir, [Vec<u8>; 2]) {
+    let dir = new_repo(&cheap());
+    let contents = [content(1, 40_000), content(2, 40_000)];
+    let w = writer(dir.path());
+    for bytes in &contents {
+        store(&w, bytes);
+        w.finish().unwrap();
+    }
+    (dir, contents)
+}
+
+#[test]
+fn chunks_of_a_package_that_is_missing_or_cut_are_stored_again() {
+    for cut in [None, Some(200)] {
+        let (dir, contents) = two_packages();
+        let w = writer(dir.path());
+        assert!(!w.knows_damage());
+        let [lost, kept] = [0, 1].map(|i| w.chunk_id(&contents[i]));
+        let at = w.repository().locate(&lost).unwrap().unwrap();
+        let file = package_file(dir.path(), &w.repository().package_id(at.package).unwrap());
+        drop(w);
+        match cut {
+            None => std::fs::remove_file(&file).unwrap(),
+            Some(bytes) => {
+                let whole = std::fs::read(&file).unwrap();
+                std::fs::remove_file(&file).unwrap();
+                std::fs::write(&file, &whole[..bytes]).unwrap();
+            }
+        }
+        let w = writer(dir.path());
+        assert_eq!(w.knows_damage(), cut.is_none(), "a missing package is seen at once");
+        assert!(w.lacks(&[kept, lost]).unwrap() && !w.lacks(&[kept]).unwrap());
+        assert_eq!(w.claim(&[kept]).unwrap(), [false]);
+        store(&w, &contents[0]);
+        assert!(!w.lacks(&[lost]).unwrap(), "claimed and stored in this run");
+        w.finish().unwrap();
+        assert_eq!(w.stats().new_chunks, 1);
+        assert_eq!(&*reader(dir.path()).chunk(&lost).unwrap(), &contents[0][..]);
+        assert_eq!(w.claim(&[lost]).unwrap(), [false]);
+    }
+}
+
+#[test]
+fn chunks_of_a_segment_that_was_found_damaged_are_stored_again() {
+    let (dir, contents) = two_packages();
+    let w = writer(dir.path());
+    let id = w.chunk_id(&contents[0]);
+    let at = w.repository().locate(&id).unwrap().unwrap();
+    let file = package_file(dir.path(), &w.repository().package_id(at.package).unwrap());
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[at.offset as usize + 5000] ^= 1;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, bytes).unwrap();
+    drop(w);
+    let w = writer(dir.path());
+    assert_eq!(w.claim(&[id]).unwrap(), [false], "nobody has looked yet");
+    assert_eq!(w.repository().chunk(&id).err().unwrap().kind(), ErrorKind::Damaged);
+    assert!(w.knows_damage());
+    drop(w);
+    // What one writer met, or was told, the next one knows.
+    let w = writer(dir.path());
+    assert!(w.knows_damage() && w.lacks(&[id]).unwrap());
+    w.mark_damaged(&[(at.package, at.offset)]).unwrap();
+    assert_eq!(w.repository().index().damaged().unwrap(), [(at.package, at.offset)]);
+    store(&w, &contents[0]);
+    drop(w);
+    assert_eq!(&*reader(dir.path()).chunk(&id).unwrap(), &contents[0][..]);
+    assert_eq!(writer(dir.path()).claim(&[id]).unwrap(), [false]);
+}
+
+#[test]
+fn a_chunk_stored_again_is_found_after_a_crash() {
+    let (dir, contents) = two_packages();
+    let w = writer(dir.path());
+    let id = w.chunk_id(&contents[0]);
+    let at = w.repository().locate(&id).unwrap().unwrap();
+    std::fs::remove_file(package_file(dir.path(), &w.repository().package_id(at.package).unwrap())).unwrap();
+    drop(w);
+    let w = writer(dir.path());
+    store(&w, &contents[0]);
+    w.abandon();
+    assert_eq!(&*writer(dir.path()).repository().chunk(&id).unwrap(), &contents[0][..]);
+}
+
+#[test]
+fn freed_segments_are_no_damage_and_half_freed_ones_are() {
+    let (dir, contents) = two_packages();
+    let w = writer(dir.path());
+    let at = w.repository().locate(&w.chunk_id(&contents[0])).unwrap().unwrap();
+    let id = w.repository().package_id(at.package).unwrap();
+    let file = package_file(dir.path(), &id);
+    let whole = std::fs::read(&file).unwrap();
+    let place = at.offset as usize..(at.offset + at.segment_bytes) as usize;
+    let scanned = |bytes: Vec<u8>| {
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        let found = scan_package(&FileStore::new(dir.path().join("packages")), &id).unwrap();
+        (found.segments.len(), found.freed, found.damage.len())
+    };
+    let mut freed = whole.clone();
+    freed[place.clone()].fill(0);
+    assert_eq!(scanned(freed), (0, vec![(u64::from(at.offset), at.segment_bytes)], 0));
+    let mut half = whole.clone();
+    half[place.start..place.end - 1].fill(0);
+    assert_eq!(scanned(half), (0, vec![], 1), "payload is left behind zeros");
+    assert_eq!(scanned(whole), (1, vec![], 0));
+}
+
+#[test]
+fn a_rebuild_leaves_out_packages_that_contradict_the_repository() {
+    let dir = new_repo(&CreateOptions { encrypt: false, ..cheap() });
+    let w = writer(dir.path());
+    store(&w, &content(1, 4000));
+    w.finish().unwrap();
+    let id = w.repository().index().packages().unwrap()[0].id;
+    drop(w);
+    let file = package_file(dir.path(), &id);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let mut header = repo_format::PackageHeader::decode(bytes[..repo_format::PACKAGE_HEADER_BYTES].try_into().unwrap()).unwrap();
+    header.encrypted = true;
+    bytes[..repo_format::PACKAGE_HEADER_BYTES].copy_from_slice(&header.encode());
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, bytes).unwrap();
+    let rebuilt = rebuild(dir.path(), &mut unlock).unwrap();
+    assert_eq!((rebuilt.packages, rebuilt.damage.len()), (0, 1));
+    assert!(rebuilt.damage[0].contains("it says that it is encrypted"), "{:?}", rebuilt.damage);
 }
 
 #[test]

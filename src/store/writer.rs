@@ -8,8 +8,9 @@ use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::keys::{Keys, PackageKey, random};
 use super::lease::Lease;
 use super::package_store::PackageStore;
+use super::present::Present;
 use super::recover;
-use super::repository::{OpenOptions, Repository, Unlock, open_keys, read_header};
+use super::repository::{OpenOptions, Repository, Unlock, open_keys_and_index, read_header};
 use super::segment::Packed;
 use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -79,6 +80,7 @@ struct Shared {
     data: Mutex<Option<OpenPackage>>,
     meta: Mutex<Option<OpenPackage>>,
     next_package: AtomicU32,
+    present: Present,
     counters: Counters,
     /// The first error of the syncer; every later call fails with it.
     failure: Mutex<Option<(ErrorKind, String)>>,
@@ -113,8 +115,9 @@ impl Writer {
                 .advise("nothing was changed; write to it with the newer relict that made it"));
         }
         let lease = Lease::take(&path.join("lock"))?;
-        let keys = open_keys(path, &header, unlock)?;
-        let index = Index::open_writer(&path.join("db"), header.store == StoreKind::RocksDb, false)?;
+        let with_blobs = header.store == StoreKind::RocksDb;
+        let open_index = || Index::open_writer(&path.join("db"), with_blobs, false);
+        let (keys, index) = open_keys_and_index(path, &header, unlock, open_index)?;
         let index = Arc::new(index);
         let repository = Arc::new(Repository::assemble(path, header, keys.clone(), index.clone(), options));
         Self::over(repository, index, keys, lease)
@@ -122,7 +125,12 @@ impl Writer {
 
     fn over(repository: Arc<Repository>, index: Arc<Index>, keys: Keys, lease: Lease) -> Result<Self> {
         let packages = repository.packages().clone();
-        recover::finish_open_packages(&index, &*packages, &keys)?;
+        repository.note_damaged(index.damaged()?);
+        let mut present = Present::new(&index, &*packages)?;
+        let holds = |at: &Location| present.holds(&repository, &*packages, at);
+        if recover::finish_open_packages(&index, &*packages, &keys, &holds)? {
+            present = Present::new(&index, &*packages)?;
+        }
         repository.learn(&index.packages()?);
         let next = index.next_package()?;
         let shared = Arc::new(Shared {
@@ -134,6 +142,7 @@ impl Writer {
             data: Mutex::default(),
             meta: Mutex::default(),
             next_package: AtomicU32::new(next),
+            present,
             counters: Counters::default(),
             failure: Mutex::default(),
         });
@@ -177,12 +186,43 @@ impl Writer {
         let mut pending = self.shared.pending();
         let answers = new.iter_mut().filter(|n| **n);
         for ((answer, id), found) in answers.zip(&asked).zip(found) {
-            if found.is_some() {
+            if found.map_or(Ok(false), |at| self.shared.holds(&at))? {
                 *answer = false;
                 pending.remove(id);
             }
         }
         Ok(new)
+    }
+
+    /// Whether anything stored is known to be lost, so that it is worth asking [`Writer::lacks`].
+    #[must_use]
+    pub fn knows_damage(&self) -> bool {
+        self.shared.present.knows_damage(&self.shared.repository)
+    }
+
+    /// Whether one of these chunks is not there, or known to be damaged.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn lacks(&self, ids: &[ChunkId]) -> Result<bool> {
+        let found = self.shared.index.locate_many(ids)?;
+        for (id, at) in ids.iter().zip(found) {
+            let there = at.map_or(Ok(false), |at| self.shared.holds(&at))?;
+            if !there && !self.shared.pending().contains(id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Notes segments that were found damaged (package number and offset), durably: from now on no chunk in them counts
+    /// as present, and the next backup that meets its content stores it again.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub fn mark_damaged(&self, places: &[(u32, u32)]) -> Result<()> {
+        self.shared.repository.note_damaged(places.iter().copied());
+        self.shared.keep_damage()
     }
 
     /// Stores chunks as one segment: `raw` is their bytes, one after the other. Not durable before a checkpoint.
@@ -310,6 +350,8 @@ impl Drop for Writer {
         // An orderly end indexes what is there; after an error the next writer's recovery does.
         if !self.abandoned {
             let _ = self.finish();
+            let _ = self.shared.keep_damage();
+            let _ = self.shared.index.tidy_log();
         }
         if let Some((sender, thread)) = self.syncer.take() {
             drop(sender);
@@ -323,6 +365,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    fn holds(&self, at: &Location) -> Result<bool> {
+        self.present.holds(&self.repository, &*self.packages, at)
+    }
+
+    /// Writes down what this process found damaged and the index does not know yet.
+    fn keep_damage(&self) -> Result<()> {
+        if !self.repository.knows_damage() {
+            return Ok(());
+        }
+        let known: HashSet<(u32, u32)> = self.index.damaged()?.into_iter().collect();
+        let mut batch = IndexBatch::default();
+        for place in self.repository.damaged() {
+            if !known.contains(&place) {
+                self.index.add_damaged(&mut batch, place)?;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.index.commit(batch) }
+    }
+
     fn pending(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
         lock(&self.pending)
     }

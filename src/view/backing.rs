@@ -6,6 +6,7 @@ use crate::store::{Chunk, Location, Repository};
 use repo_format::{ChunkId, PointRecord};
 use std::collections::BTreeSet;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A verified chunk in memory. Cloning is cheap and keeps the bytes alive.
@@ -45,6 +46,11 @@ pub trait Backing: ReadNodes {
     /// `Damaged` when it is missing or wrong, `Io` when it cannot be read.
     fn chunk(&self, id: &ChunkId) -> Result<ChunkRef>;
 
+    /// Whether [`Backing::chunk`] would answer from memory, as far as can be told at once.
+    fn at_hand(&self, _id: &ChunkId) -> bool {
+        true
+    }
+
     /// All restore points to show, in any order.
     ///
     /// # Errors
@@ -56,6 +62,11 @@ pub trait Backing: ReadNodes {
     /// # Errors
     /// When that cannot be read.
     fn refresh(&self) -> Result<()>;
+
+    /// The directory it is in, if it is in one.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
 
     /// What `mount` shows as the source of the file system.
     fn name(&self) -> String {
@@ -74,12 +85,20 @@ impl Backing for Repository {
         Self::chunk(self, id).map(ChunkRef::Stored)
     }
 
+    fn at_hand(&self, id: &ChunkId) -> bool {
+        self.is_cached(id)
+    }
+
     fn points(&self) -> Result<Vec<Arc<PointRecord>>> {
         Ok(self.point_records()?.into_iter().map(Arc::new).collect())
     }
 
     fn refresh(&self) -> Result<()> {
         Self::refresh(self)
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        Some(self.path())
     }
 
     fn name(&self) -> String {

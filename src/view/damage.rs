@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Inodes whose damage is remembered as said; past that it is only counted.
 const REMEMBERED: usize = 10_000;
-/// Tree entries looked at for a path. A bigger tree gives the inode number only.
-const SEARCHED_ENTRIES: usize = 2_000_000;
+/// Tree entries looked at for a path or a parent: a second or so. A bigger tree gives the inode number only.
+pub(super) const SEARCHED_ENTRIES: usize = 2_000_000;
 
 /// Something in a restore point that cannot be read.
 #[derive(Debug, Clone)]

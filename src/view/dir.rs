@@ -5,6 +5,7 @@
 //! ever: both can be continued any time later, by anyone.
 
 use super::attr::Attr;
+use super::damage::SEARCHED_ENTRIES;
 use super::inode::Ino;
 use super::layout::Layout;
 use super::ranked::Ranked;
@@ -40,7 +41,7 @@ impl View {
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>> {
         match name {
             b"." => return self.getattr(parent).map(Some),
-            b".." => return self.getattr(self.parent(parent)).map(Some),
+            b".." => return self.getattr(self.parent_for_certain(parent)?).map(Some),
             _ if parent.is_virtual() => return self.lookup_virtual(parent, name),
             _ => {}
         }
@@ -79,6 +80,36 @@ impl View {
             return layout.slot(ino.slot()).map_or(Ino::ROOT, |slot| slot.parent);
         }
         self.parents.get(&ino).unwrap_or(ino)
+    }
+
+    /// The directory above, looked for in the whole tree if it was not met by name. An NFS server asks for it with
+    /// the number of a directory that it has had from another mount.
+    fn parent_for_certain(&self, ino: Ino) -> Result<Ino> {
+        let parent = self.parent(ino);
+        if parent != ino || ino.is_virtual() {
+            return Ok(parent);
+        }
+        let place = self.place(ino)?;
+        let found = self.noted(ino, None, self.learn_parents(&place))?;
+        // Not there, or further than is looked: the number is of no use to who has it.
+        found.ok_or_else(|| errno(libc::ESTALE))
+    }
+
+    fn learn_parents(&self, place: &Place) -> Result<Option<Ino>> {
+        for entry in tree::range(self.nodes(), &place.root, &[]).take(SEARCHED_ENTRIES) {
+            let entry = entry?;
+            let Ok(Key::Dirent(parent, _)) = Key::decode(entry.key()) else { continue };
+            let dirent = Dirent::decode(entry.value()).map_err(Error::from)?;
+            if dirent.kind != FileKind::Dir {
+                continue;
+            }
+            let (child, parent) = (in_slot(place.ino, dirent.ino)?, in_slot(place.ino, parent)?);
+            self.parents.insert(child, parent);
+            if child == place.ino {
+                return Ok(Some(parent));
+            }
+        }
+        Ok(None)
     }
 
     /// Lists a directory from `offset` until `sink` is full or the directory ends.

@@ -6,9 +6,9 @@ use crate::{Error, Result};
 use repo_format::{
     ChunkId, Counts, Device, Dirent, Extent, FileKind, Inode, Key, PointId, PointRecord, ROOT_INO, RepoId, SourceKind, Time,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 /// Nodes, chunks and points in maps. Writable while a view reads.
 #[derive(Default)]
@@ -18,6 +18,8 @@ pub struct MemoryBacking {
     chunks: RwLock<HashMap<ChunkId, Arc<[u8]>>>,
     points: RwLock<Vec<Arc<PointRecord>>>,
     prefetched: AtomicU64,
+    held: Mutex<HashSet<ChunkId>>,
+    released: Condvar,
 }
 
 impl MemoryBacking {
@@ -31,6 +33,17 @@ impl MemoryBacking {
     /// Damage for tests: forgets a chunk.
     pub fn lose_chunk(&self, id: &ChunkId) {
         self.chunks.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// A slow medium for tests: whoever reads the chunk waits until it is released.
+    pub fn hold_chunk(&self, id: &ChunkId) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
+    }
+
+    /// Lets all go on that wait for held chunks.
+    pub fn release_chunks(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.released.notify_all();
     }
 
     /// Shows another restore point.
@@ -57,8 +70,17 @@ impl ReadNodes for MemoryBacking {
 
 impl Backing for MemoryBacking {
     fn chunk(&self, id: &ChunkId) -> Result<ChunkRef> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while held.contains(id) {
+            held = self.released.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(held);
         let found = self.chunks.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         found.map(ChunkRef::Bytes).ok_or_else(|| Error::damaged(format!("chunk {id} is missing")))
+    }
+
+    fn at_hand(&self, id: &ChunkId) -> bool {
+        !self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
     fn points(&self) -> Result<Vec<Arc<PointRecord>>> {

@@ -34,7 +34,7 @@ pub use damage::Damage;
 pub use dir::DirEntry;
 pub use inode::Ino;
 pub use layout::ChangedDir;
-pub use read::{Piece, Read, Seek};
+pub use read::{Piece, Read, ReadPlan, Seek};
 
 use crate::{Error, ErrorKind, Result};
 use damage::DamageLog;

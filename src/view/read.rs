@@ -8,9 +8,10 @@ use super::backing::ChunkRef;
 use super::inode::Ino;
 use super::{Place, View, errno, missing_inode};
 use crate::catalog::tree;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, Extent, FileKind, Inode, Key, KeyKind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How far ahead of a file that is read in order chunks are announced.
 const AHEAD_BYTES: u64 = 4 << 20;
@@ -18,6 +19,8 @@ const AHEAD_BYTES: u64 = 4 << 20;
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Requests of one reader overtake each other by no more than this.
 const JITTER_BYTES: u64 = 2 << 20;
+/// Files up to this are shown by [`View::small_files_after`].
+const SMALL_FILE_BYTES: u64 = 128 << 10;
 /// The largest offset that Linux knows.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 /// Reads in a row that make a file one that is read in order.
@@ -85,11 +88,33 @@ pub enum Seek {
     Hole,
 }
 
-/// The extents of one read, where it ends, and what to announce.
-struct Plan {
+/// What a read needs: known from metadata, before any content is touched.
+pub struct ReadPlan {
     extents: Vec<(u64, Extent)>,
+    offset: u64,
     end: u64,
+    whole: bool,
     ahead: Vec<ChunkId>,
+}
+
+impl ReadPlan {
+    /// Where the read begins.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Chunks that will be wanted after it, in order.
+    #[must_use]
+    pub fn ahead(&self) -> &[ChunkId] {
+        &self.ahead
+    }
+
+    /// Whether it is all of a file, and that is small enough to be one of many.
+    #[must_use]
+    pub fn is_small_file(&self) -> bool {
+        self.whole && (1..=SMALL_FILE_BYTES).contains(&self.end)
+    }
 }
 
 /// What is remembered of a file that is read.
@@ -117,7 +142,19 @@ impl View {
         if ino.is_virtual() {
             return Err(errno(libc::EISDIR));
         }
-        let Plan { extents, end, ahead } = self.plan(ino, offset, len)?;
+        self.plan(ino, offset, len).map(|plan| self.carry_out(ino, plan))
+    }
+
+    /// Whether a read needs nothing from the medium.
+    #[must_use]
+    pub fn at_hand(&self, plan: &ReadPlan) -> bool {
+        plan.extents.iter().all(|(_, extent)| self.backing.at_hand(&extent.chunk))
+    }
+
+    /// The second half of [`View::read`], which touches the content.
+    #[must_use]
+    pub fn carry_out(&self, ino: Ino, plan: ReadPlan) -> Read {
+        let ReadPlan { extents, offset, end, ahead, .. } = plan;
         let mut pieces = Vec::with_capacity(extents.len());
         let mut at = offset;
         for (start, extent) in extents {
@@ -129,10 +166,17 @@ impl View {
             }
         }
         push_zeros(&mut pieces, end.saturating_sub(at));
-        Ok(Read { pieces, ahead })
+        Read { pieces, ahead }
     }
 
-    fn plan(&self, ino: Ino, offset: u64, len: u64) -> Result<Plan> {
+    /// The first half of [`View::read`] of a file in a restore point: what it needs, from metadata only.
+    ///
+    /// # Errors
+    /// As [`View::read`].
+    pub fn plan(&self, ino: Ino, offset: u64, len: u64) -> Result<ReadPlan> {
+        if ino.is_virtual() {
+            return Err(errno(libc::EISDIR));
+        }
         let known = self.readings.get(&ino);
         let reading = known.unwrap_or_default();
         let mut window = reading.lock();
@@ -150,13 +194,41 @@ impl View {
         let whole = offset == 0 && end >= window.size;
         let end = end.min(window.size).max(offset);
         window.follow(offset, end);
-        let planned = Plan { extents: window.between(offset, end).to_vec(), end, ahead: window.announce(end) };
+        let extents = window.between(offset, end).to_vec();
+        let planned = ReadPlan { extents, offset, end, whole, ahead: window.announce(end) };
         drop(window);
         // A file that was read in one request is not read again: the kernel keeps it.
         if !whole {
             self.readings.insert(ino, reading);
         }
         Ok(planned)
+    }
+
+    /// Reports that the medium did not answer a read in time.
+    pub fn gave_up(&self, ino: Ino, offset: u64, after: Duration) {
+        let error = Error::new(ErrorKind::Io, format!("the repository's medium gave no answer for {} s", after.as_secs_f32()));
+        let _ = self.noted::<()>(ino, Some(offset), Err(error));
+    }
+
+    /// Shows the content of small files among the next `inodes` numbers, in order, until `sink` gives false or
+    /// something cannot be read. Unless `load`, content that is not in memory ends it, too.
+    pub fn small_files_after(&self, ino: Ino, inodes: u64, load: bool, sink: &mut dyn FnMut(Ino, &[u8]) -> bool) {
+        let Ok(place) = self.place(ino) else { return };
+        let mut entries = tree::range(self.nodes(), &place.root, &[]);
+        for number in ino.tree() + 1..=ino.tree().saturating_add(inodes) {
+            let Some(next) = Ino::in_slot(ino.slot(), number) else { return };
+            // Errors are told to who reads the file.
+            let Ok(extent) = small_file(&mut entries, number) else { return };
+            let Some(extent) = extent else { continue };
+            if !load && !self.backing.at_hand(&extent.chunk) {
+                return;
+            }
+            let Ok(chunk) = self.backing.chunk(&extent.chunk) else { return };
+            let Some(content) = chunk.get(extent.skip as usize..extent.skip as usize + extent.len as usize) else { return };
+            if !sink(next, content) {
+                return;
+            }
+        }
     }
 
     /// Fills a window with the extents from `offset` to `end`.
@@ -356,6 +428,22 @@ impl Window {
         let starts = |(start, _): &&(u64, Extent)| *start >= from;
         self.between(from, to).iter().filter(starts).map(|(_, extent)| extent.chunk).collect()
     }
+}
+
+/// The one extent of a small file; None for anything else.
+fn small_file(entries: &mut tree::Range<'_>, number: u64) -> Result<Option<Extent>> {
+    let key = Key::Inode(number).encode();
+    entries.seek(&key);
+    let Some(entry) = entries.next().transpose()?.filter(|entry| entry.key() == key) else { return Ok(None) };
+    let inode = Inode::decode(entry.value()).map_err(Error::from)?;
+    if inode.kind() != FileKind::File || !(1..=SMALL_FILE_BYTES).contains(&inode.size) {
+        return Ok(None);
+    }
+    let key = Key::Extent(number, 0).encode();
+    entries.seek(&key);
+    let Some(entry) = entries.next().transpose()?.filter(|entry| entry.key() == key) else { return Ok(None) };
+    let extent = Extent::decode(entry.value()).map_err(Error::from)?;
+    Ok(Some(extent).filter(|extent| u64::from(extent.len) == inode.size))
 }
 
 fn push_zeros(pieces: &mut Vec<Piece>, len: u64) {

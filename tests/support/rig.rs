@@ -54,6 +54,7 @@ impl Rig {
         assert!(path.exists(), "{} is missing: cargo build --release --workspace makes it", path.display());
         let mut command = Command::new(path);
         command.args(args).env("RELICT_REPOSITORY", self.path("repo")).env("RELICT_PASSWORD", PASSWORD);
+        command.env("XDG_STATE_HOME", self.path("state"));
         command.stdin(Stdio::null());
         command
     }
@@ -134,6 +135,11 @@ impl Random {
         let given = std::env::var("RELICT_SEED").ok().and_then(|s| s.parse().ok());
         let seed = given.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
         println!("RELICT_SEED={seed}");
+        Self(seed)
+    }
+
+    /// From a number.
+    pub fn of(seed: u64) -> Self {
         Self(seed)
     }
 

@@ -35,7 +35,8 @@ impl<'n> Cursor<'n> {
             self.path.push((root, 0));
         }
         while let Some((node, index)) = self.path.last_mut() {
-            let found = node.search(key);
+            // Seeks mostly go a little forwards from where the last one ended; in a new node nothing is known.
+            let found = if *index == 0 { node.search(key) } else { node.search_near(key, *index) };
             if node.level() <= self.floor {
                 *index = found.unwrap_or_else(|above| above);
                 break;

@@ -64,7 +64,9 @@ pub struct Range<'n> {
 impl Range<'_> {
     /// Goes on at the first entry not below `key`, forwards or backwards; a prefix stays in force.
     pub fn seek(&mut self, key: &[u8]) {
-        self.seek = Some(key.max(&self.prefix).to_vec());
+        let target = self.seek.get_or_insert_default();
+        target.clear();
+        target.extend_from_slice(key.max(&self.prefix));
         self.done = false;
     }
 

@@ -79,6 +79,7 @@ impl CommonArgs {
             source,
             tags: self.tag.iter().map(bytes).collect(),
             notes: Vec::new(),
+            extra: Vec::new(),
             kind,
             scope,
             time: now(),

@@ -1,5 +1,6 @@
-//! Which files of which restore points feel a lost chunk.
+//! Which files of which restore points feel a lost chunk or a lost node.
 
+use super::tree::LostRange;
 use relict::Result;
 use relict::catalog::points::printable;
 use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
@@ -7,16 +8,57 @@ use relict::store::{NodeRef, Repository};
 use repo_format::{ChunkId, Dirent, Extent, Key, PointRecord, ROOT_INO};
 use std::collections::{HashMap, HashSet};
 
+/// Names in a tree: of each inode its first one, and where that stands.
+#[derive(Default)]
+pub struct Names(HashMap<u64, (u64, Vec<u8>)>);
+
+impl Names {
+    /// Notes a directory entry.
+    pub fn add(&mut self, parent: u64, name: &[u8], ino: u64) {
+        self.0.entry(ino).or_insert_with(|| (parent, name.to_vec()));
+    }
+
+    /// The names from the root to an inode, and where they begin if that is not the root.
+    pub fn parts(&self, ino: u64) -> (Option<u64>, Vec<&[u8]>) {
+        let (mut parts, mut at) = (Vec::new(), ino);
+        // The bound stops at damaged trees whose directories form a circle.
+        for _ in 0..=self.0.len() {
+            if at == ROOT_INO {
+                parts.reverse();
+                return (None, parts);
+            }
+            let Some((parent, name)) = self.0.get(&at) else { break };
+            parts.push(name.as_slice());
+            at = *parent;
+        }
+        parts.reverse();
+        (Some(at), parts)
+    }
+
+    /// The path of an inode, for people.
+    pub fn path(&self, ino: u64) -> String {
+        let (from, parts) = self.parts(ino);
+        let from = from.map(|ino| format!("/(inode {ino})"));
+        let parts = parts.into_iter().map(|name| format!("/{}", printable(name)));
+        let path: String = from.into_iter().chain(parts).collect();
+        if path.is_empty() { "/".to_owned() } else { path }
+    }
+
+    /// All inodes that have a name.
+    pub fn inodes(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().copied()
+    }
+}
+
 /// Finds files by the chunks they need; runs only when something is lost.
 struct Search<'a> {
     lost: &'a HashSet<ChunkId>,
-    names: HashMap<u64, (u64, Vec<u8>)>,
+    names: Names,
     found: HashMap<ChunkId, HashSet<u64>>,
 }
 
 impl NodeVisitor for Search<'_> {
-    fn node(&mut self, id: &ChunkId, node: &NodeRef) -> Result<()> {
-        let _ = id;
+    fn node(&mut self, _: &ChunkId, node: &NodeRef) -> Result<()> {
         if node.level() > 0 {
             return Ok(());
         }
@@ -24,7 +66,7 @@ impl NodeVisitor for Search<'_> {
             match Key::decode(key) {
                 Ok(Key::Dirent(parent, name)) => {
                     if let Ok(dirent) = Dirent::decode(value) {
-                        self.names.entry(dirent.ino).or_insert_with(|| (parent, name.to_vec()));
+                        self.names.add(parent, name, dirent.ino);
                     }
                 }
                 Ok(Key::Extent(ino, _)) => {
@@ -45,38 +87,23 @@ impl NodeVisitor for Search<'_> {
     }
 }
 
-/// Paths in `point` of the files that need each of the lost chunks.
-pub fn files(repository: &Repository, point: &PointRecord, lost: &HashSet<ChunkId>) -> Result<HashMap<ChunkId, Vec<String>>> {
-    let mut search = Search { lost, names: HashMap::new(), found: HashMap::new() };
+/// Paths in `point` of the files that need each of the lost chunks, and of those whose entries stood in a lost node.
+pub fn files(
+    repository: &Repository,
+    point: &PointRecord,
+    lost: &HashSet<ChunkId>,
+    ranges: &[LostRange],
+) -> Result<HashMap<ChunkId, Vec<String>>> {
+    let mut search = Search { lost, names: Names::default(), found: HashMap::new() };
     walk_nodes(repository, &point.root, &mut search)?;
-    let Search { names, found, .. } = search;
+    let Search { names, mut found, .. } = search;
+    for range in ranges {
+        found.entry(range.node).or_default().extend(names.inodes().filter(|ino| range.touches(*ino)));
+    }
     let paths = |inos: HashSet<u64>| {
-        let mut out: Vec<String> = inos.into_iter().map(|ino| path_of(&names, ino)).collect();
+        let mut out: Vec<String> = inos.into_iter().map(|ino| names.path(ino)).collect();
         out.sort();
         out
     };
     Ok(found.into_iter().map(|(id, inos)| (id, paths(inos))).collect())
-}
-
-fn path_of(names: &HashMap<u64, (u64, Vec<u8>)>, ino: u64) -> String {
-    let mut parts = Vec::new();
-    let mut at = ino;
-    // The bound stops at damaged trees whose directories form a circle.
-    for _ in 0..=names.len() {
-        if at == ROOT_INO {
-            break;
-        }
-        match names.get(&at) {
-            Some((parent, name)) => {
-                parts.push(printable(name));
-                at = *parent;
-            }
-            None => {
-                parts.push(format!("(inode {at})"));
-                break;
-            }
-        }
-    }
-    parts.reverse();
-    format!("/{}", parts.join("/"))
 }

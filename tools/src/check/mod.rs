@@ -1,78 +1,138 @@
 //! `relict-maint check`: everything SPEC.md promises of a repository, verified; what is not so becomes findings.
 
 mod affected;
+mod command;
 mod finding;
 mod packages;
+mod read;
+mod rot;
+mod select;
+mod table;
 mod tree;
 
-pub use finding::{Finding, Kind};
-use packages::{PackageCheck, Totals};
+pub use affected::Names;
+pub use command::{Options, run, show_findings};
+pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Severity};
+pub use packages::Totals;
+pub use select::{Selection, oldest, parse_span};
+pub use tree::{DAMAGED, LostRange};
+
+use packages::{PackageCheck, interrupted};
+use relict::Result;
 use relict::catalog::points::{Points, printable, short_id, time_name};
-use relict::store::{Repository, key_slots, scan_package};
-use relict::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, PointRecord, SegmentKind};
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use relict::store::{Location, Repository, key_slots};
+use repo_format::{ChunkId, PackageId, PointId, PointRecord};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use table::ChunkTable;
+use tree::{TreeCheck, TreeReport};
+
+/// What to check.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Request {
+    /// What of the content is read.
+    pub content: Selection,
+    /// After this time no further package is read.
+    pub max_duration: Option<Duration>,
+}
 
 /// What a check saw.
 pub struct Report {
-    /// Everything that is wrong.
+    /// Everything that is wrong or worth knowing.
     pub findings: Vec<Finding>,
-    /// Packages looked at.
-    pub packages: u64,
-    /// Segments looked at.
-    pub segments: u64,
-    /// Chunks in them.
-    pub chunks: u64,
-    /// Stored bytes read and verified, with `--read-data`.
-    pub bytes_read: u64,
+    /// Counters.
+    pub totals: Arc<Totals>,
     /// Restore points walked.
     pub points: u64,
     /// Tree entries seen in them.
     pub entries: u64,
+    /// Packages read whole and found sound.
+    pub verified: Vec<PackageId>,
+    /// Key ranges of trees that cannot be read, by restore point.
+    pub lost: HashMap<PointId, Vec<LostRange>>,
+    /// Damaged packages, each once.
+    pub damaged: Vec<PackageId>,
+    /// Chunks that stand in a second place, which no index entry names.
+    pub spares: HashMap<ChunkId, Location>,
+}
+
+impl Report {
+    /// How many findings have this severity.
+    pub fn count(&self, severity: Severity) -> u64 {
+        self.findings.iter().filter(|f| f.kind.severity() == severity).count() as u64
+    }
+}
+
+/// Seconds since 1970.
+pub fn now_sec() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().cast_signed())
 }
 
 /// Checks a repository; goes on after damage.
 ///
 /// # Errors
-/// When the index cannot be read at all, or the check was stopped. Damage is a finding, not an error.
-pub fn run(repository: &Repository, read_data: bool, stop: &AtomicBool) -> Result<Report> {
-    let totals = Totals::default();
+/// When the index cannot be read at all. Damage is a finding, not an error. A check that `stop` ends early gives what it saw
+/// so far; the caller asks `stop`.
+pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, stop: &AtomicBool) -> Result<Report> {
     let mut findings = slots(repository)?;
-    findings.extend(PackageCheck::new(repository, read_data, stop, &totals).run()?);
-    let mut records = Vec::new();
-    for (id, record) in repository.points()? {
+    // The list first, then the index: a package that a running backup makes is in the index before it exists.
+    let present: HashSet<PackageId> = repository.packages().list()?.into_iter().collect();
+    repository.refresh()?;
+    let packages = repository.index().packages()?;
+    let records = repository.points()?;
+    let table = ChunkTable::load(repository.index())?;
+    let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
+    let deadline = request.max_duration.map(|limit| Instant::now() + limit);
+    let run = PackageCheck { repository, table: &table, totals, stop, deadline, found: Mutex::default() };
+    run.run(&packages, &present, &read)?;
+    let mut found = run.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut damaged: Vec<PackageId> = found.damaged_places().map(|place| place.package).collect();
+    damaged.sort_unstable();
+    damaged.dedup();
+    findings.append(&mut found.findings);
+    let points = readable(records, &mut findings);
+    let trees = if interrupted(stop).is_ok() { trees(repository, &table, points.all(), stop)? } else { Vec::new() };
+    let mut report = Report {
+        findings,
+        totals: Arc::clone(totals),
+        points: trees.len() as u64,
+        entries: trees.iter().map(|t| t.entries).sum(),
+        verified: found.verified,
+        lost: HashMap::new(),
+        damaged,
+        spares: found.spares,
+    };
+    for (point, tree) in points.all().iter().zip(trees) {
+        report.findings.extend(tree.findings);
+        if !tree.lost.is_empty() {
+            report.lost.insert(point.id, tree.lost);
+        }
+    }
+    report.findings.extend(forgotten_records(repository, &found.records)?);
+    if interrupted(stop).is_ok() {
+        report.findings.extend(rotten_files(repository, points.all())?);
+        name_files(repository, points.all(), &mut report)?;
+    }
+    Ok(report)
+}
+
+type Records = Vec<(PointId, Result<Arc<PointRecord>>)>;
+
+fn readable(records: Records, findings: &mut Vec<Finding>) -> Points {
+    let mut out = Vec::new();
+    for (id, record) in records {
         match record {
-            Ok(record) => records.push(PointRecord::clone(&record)),
+            Ok(record) => out.push(PointRecord::clone(&record)),
             Err(e) => findings.push(Finding::new(Kind::Point, format!("the record of restore point {id} cannot be read: {e}"))),
         }
     }
-    let points = Points::new(records);
-    let mut entries = 0;
-    let mut present = HashSet::new();
-    for point in points.all() {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the check was stopped before it was done"));
-        }
-        let (found, count) = tree::TreeCheck::new(repository, point, label(point), &mut present).run()?;
-        findings.extend(found);
-        entries += count;
-    }
-    findings.extend(forgotten_records(repository)?);
-    name_files(repository, points.all(), &mut findings)?;
-    Ok(Report {
-        findings,
-        packages: totals.packages.into_inner(),
-        segments: totals.segments.into_inner(),
-        chunks: totals.chunks.into_inner(),
-        bytes_read: totals.bytes_read.into_inner(),
-        points: points.all().len() as u64,
-        entries,
-    })
+    Points::new(out)
 }
 
 /// How people know a restore point.
-fn label(point: &PointRecord) -> String {
+pub fn label(point: &PointRecord) -> String {
     format!("restore point {} {} {}:{}", short_id(point), time_name(point.time), printable(&point.host), printable(&point.source))
 }
 
@@ -82,44 +142,103 @@ fn slots(repository: &Repository) -> Result<Vec<Finding>> {
     }
     let repo = repository.header().repo;
     let judge = |(path, slot): (std::path::PathBuf, Result<repo_format::KeySlot>)| {
+        let name = path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let what = match slot {
-            Ok(slot) if slot.repo == repo => return None,
-            Ok(_) => "it belongs to another repository".to_owned(),
+            Ok(slot) if slot.repo != repo => "it belongs to another repository".to_owned(),
+            Ok(slot) if relict::store::slot_name(&slot) != name => "its name is not that of its salt".to_owned(),
+            Ok(_) => return None,
             Err(e) => e.to_string(),
         };
-        Some(Finding::new(Kind::KeySlot, format!("key slot {}: {what}", path.display())))
+        Some(Finding::new(Kind::KeySlot, format!("key slot {name}: {what}")))
     };
     Ok(key_slots(repository.path())?.into_iter().filter_map(judge).collect())
 }
 
-/// Restore points that packages hold and the catalogue does not.
-fn forgotten_records(repository: &Repository) -> Result<Vec<Finding>> {
-    let known: HashSet<ChunkId> = repository.index().points()?.into_iter().map(|(_, chunk)| chunk).collect();
-    let mut out = Vec::new();
-    let metadata = repository.index().packages()?.into_iter().filter(|p| p.sealed && p.kind == repo_format::PackageKind::Meta);
-    for info in metadata {
-        let Ok(scanned) = scan_package(&**repository.packages(), &info.id) else { continue };
-        let points = scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::Point);
-        for row in points.flat_map(|s| &s.header.table).filter(|row| !known.contains(&row.id)) {
-            out.push(Finding::new(Kind::Index, format!("a restore point record in package {} is not in the catalogue (chunk {})", info.id, row.id)));
+/// All trees, on all cores, in the order of `points`.
+fn trees(repository: &Repository, table: &ChunkTable, points: &[PointRecord], stop: &AtomicBool) -> Result<Vec<TreeReport>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(usize, TreeReport)>> {
+        let mut out = Vec::new();
+        while let Some((number, point)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| points.get(n).map(|p| (n, p))) {
+            if interrupted(stop).is_err() {
+                break;
+            }
+            out.push((number, TreeCheck::new(repository, table, point, label(point)).run()?));
         }
+        Ok(out)
+    };
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).min(points.len().max(1));
+    let mut all = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let died = || Err(relict::Error::damaged("a checking thread died"));
+        let parts: Result<Vec<_>> = workers.into_iter().map(|w| w.join().unwrap_or_else(|_| died())).collect();
+        parts.map(|parts| parts.into_iter().flatten().collect::<Vec<_>>())
+    })?;
+    all.sort_by_key(|(number, _)| *number);
+    Ok(all.into_iter().map(|(_, report)| report).collect())
+}
+
+/// Restore points that packages hold and the catalogue does not.
+fn forgotten_records(repository: &Repository, seen: &[(ChunkId, PackageId)]) -> Result<Vec<Finding>> {
+    let known: HashSet<ChunkId> = repository.index().points()?.into_iter().map(|(_, chunk)| chunk).collect();
+    let unknown = seen.iter().filter(|(chunk, _)| !known.contains(chunk) && !superseded(repository, chunk));
+    let named = unknown.map(|(chunk, package)| {
+        let what = format!("a restore point record in package {package} is not in the catalogue (chunk {chunk})");
+        Finding::new(Kind::Index, what).at(*package, None)
+    });
+    Ok(named.collect())
+}
+
+/// Whether a record was replaced by a later one of the same point, as a repair does (SPEC.md section 8).
+fn superseded(repository: &Repository, chunk: &ChunkId) -> bool {
+    let record = repository.chunk(chunk).ok().and_then(|bytes| PointRecord::decode(&bytes).ok());
+    let points = repository.point_records().unwrap_or_default();
+    record.is_some_and(|old| points.iter().any(|new| new.id == old.id && new.sealed >= old.sealed))
+}
+
+/// Says which files changed at the source without a trace in their attributes.
+fn rotten_files(repository: &Repository, points: &[PointRecord]) -> Result<Vec<Finding>> {
+    let mut out = Vec::new();
+    for (number, new) in points.iter().enumerate() {
+        let before = points.iter().take(number).rev();
+        let Some(old) = before.into_iter().find(|p| new.parent == Some(p.id)) else { continue };
+        // A tree that cannot be compared is damaged, and reported as that.
+        let Ok(inodes) = rot::rotten(repository, old, new) else { continue };
+        if inodes.is_empty() {
+            continue;
+        }
+        let what = format!(
+            "{}: the content of {} differs from {} although size, mtime and ctime do not",
+            label(new),
+            relict::cli::text::counted(inodes.len() as u64, "file"),
+            short_id(old)
+        );
+        let mut finding = Finding::new(Kind::SourceRot, what);
+        let paths = rot::paths(repository, new, &inodes)?;
+        finding.affected = paths.into_iter().map(|path| Affected { point: label(new), path }).collect();
+        out.push(finding);
     }
     Ok(out)
 }
 
 /// Says which files of which points feel each finding.
-fn name_files(repository: &Repository, points: &[PointRecord], findings: &mut [Finding]) -> Result<()> {
-    let lost: HashSet<ChunkId> = findings.iter().flat_map(|f| f.chunks.iter().copied()).collect();
+fn name_files(repository: &Repository, points: &[PointRecord], report: &mut Report) -> Result<()> {
+    let lost: HashSet<ChunkId> = report.findings.iter().flat_map(|f| f.chunks.iter().copied()).collect();
     if lost.is_empty() {
         return Ok(());
     }
     for point in points {
-        let files = affected::files(repository, point, &lost)?;
-        for finding in &mut *findings {
+        let ranges = report.lost.get(&point.id).map_or(&[][..], Vec::as_slice);
+        let files = affected::files(repository, point, &lost, ranges)?;
+        for finding in &mut report.findings {
             let mut paths: Vec<&String> = finding.chunks.iter().filter_map(|id| files.get(id)).flatten().collect();
             paths.sort();
             paths.dedup();
-            finding.affected.extend(paths.into_iter().map(|path| (label(point), path.clone())));
+            // A finding of one tree's node names the files of that tree alone.
+            let other_tree = finding.affected.first().is_some_and(|a| a.point != label(point));
+            if !(finding.kind == Kind::Node && other_tree) {
+                finding.affected.extend(paths.into_iter().map(|path| Affected { point: label(point), path: path.clone() }));
+            }
         }
     }
     Ok(())

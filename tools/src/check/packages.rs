@@ -1,12 +1,15 @@
-//! Check of packages against themselves and against the index, and with `--read-data` of every stored byte.
+//! Check of packages against themselves and against the index, both ways, and of every stored byte that is asked for.
 
-use super::finding::{Finding, Kind};
-use relict::store::{FoundSegment, Location, PackageInfo, Repository, ScannedPackage, read_segment, scan_package};
+use super::finding::{Finding, Kind, Place};
+use super::read::{Seen, look};
+use super::table::ChunkTable;
+use relict::store::{FoundSegment, Location, PackageInfo, Repository, ScannedPackage, scan_package};
 use relict::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, PackageId};
-use std::collections::HashSet;
-use std::sync::Mutex;
+use repo_format::{ChunkId, PackageFooter, PackageId, PackageKind, SegmentKind};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Counters of a running check.
 #[derive(Default)]
@@ -15,227 +18,311 @@ pub struct Totals {
     pub segments: AtomicU64,
     pub chunks: AtomicU64,
     pub bytes_read: AtomicU64,
+    /// Packages whose content was read whole.
+    pub packages_read: AtomicU64,
+    /// Packages whose content was to be read, and was not because time was up.
+    pub packages_left: AtomicU64,
 }
 
-/// What the index says is there, and the check's view of it.
+/// The packages as the index names them, and what is known of them.
 pub struct PackageCheck<'a> {
     pub repository: &'a Repository,
-    pub read_data: bool,
-    pub stop: &'a AtomicBool,
+    pub table: &'a ChunkTable,
     pub totals: &'a Totals,
-    findings: Mutex<Vec<Finding>>,
-    /// Index entries that point at a chunk that is really there.
-    confirmed: AtomicU64,
+    pub stop: &'a AtomicBool,
+    /// No new package is read from here on.
+    pub deadline: Option<Instant>,
+    pub found: Mutex<Found>,
+}
+
+/// What a check of packages brings together.
+#[derive(Default)]
+pub struct Found {
+    pub findings: Vec<Finding>,
+    /// Packages whose every byte was read and is right.
+    pub verified: Vec<PackageId>,
+    /// Chunks that stand whole in a second place.
+    pub spares: HashMap<ChunkId, Location>,
+    /// Restore point records that were seen: chunk and package.
+    pub records: Vec<(ChunkId, PackageId)>,
+    /// Which finding names what is lost at a place.
+    blame: HashMap<(u32, Option<u32>), usize>,
 }
 
 impl<'a> PackageCheck<'a> {
-    pub fn new(repository: &'a Repository, read_data: bool, stop: &'a AtomicBool, totals: &'a Totals) -> Self {
-        Self { repository, read_data, stop, totals, findings: Mutex::default(), confirmed: AtomicU64::new(0) }
-    }
-
-    /// Checks all packages on all cores, each in physical order.
-    pub fn run(self) -> Result<Vec<Finding>> {
-        // The list first, then the index: a package that a running backup makes is in the index before it exists.
-        let present: HashSet<PackageId> = self.repository.packages().list()?.into_iter().collect();
-        self.repository.refresh()?;
-        let packages = self.repository.index().packages()?;
+    /// Checks all packages on all cores: those of `read` with their content, in that order, then the others.
+    pub fn run(&self, packages: &[PackageInfo], present: &HashSet<PackageId>, read: &[PackageInfo]) -> Result<()> {
+        let reading: HashSet<u32> = read.iter().map(|p| p.number).collect();
+        let rest = packages.iter().filter(|p| !reading.contains(&p.number));
+        let work: Vec<(&PackageInfo, bool)> = read.iter().map(|p| (p, true)).chain(rest.map(|p| (p, false))).collect();
         let next = AtomicUsize::new(0);
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work(&packages, &present, &next))).collect();
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work(&work, present, &next))).collect();
             workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| Err(Error::damaged("a checking thread died"))))
         })?;
-        self.strays(&packages, &present);
-        self.stale_entries()?;
-        Ok(self.findings.into_inner().unwrap_or_else(|e| e.into_inner()))
+        self.strays(packages, present);
+        self.unconfirmed(packages)
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, finding: Finding) {
-        self.findings.lock().unwrap_or_else(|e| e.into_inner()).push(finding);
+        self.found().findings.push(finding);
     }
 
-    fn work(&self, packages: &[PackageInfo], present: &HashSet<PackageId>, next: &AtomicUsize) -> Result<()> {
-        while let Some(info) = packages.get(next.fetch_add(1, Ordering::Relaxed)) {
+    /// Adds a finding that is to name the index entries at a place.
+    fn blame(&self, info: &PackageInfo, offset: Option<u64>, finding: Finding) {
+        let mut found = self.found();
+        let number = found.findings.len();
+        found.blame.entry((info.number, offset.map(|at| at as u32))).or_insert(number);
+        found.findings.push(finding.at(info.id, offset));
+    }
+
+    fn work(&self, work: &[(&PackageInfo, bool)], present: &HashSet<PackageId>, next: &AtomicUsize) -> Result<()> {
+        while let Some((info, read)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::new(ErrorKind::Interrupted, "the check was stopped before it was done"));
+                return Ok(());
             }
             self.totals.packages.fetch_add(1, Ordering::Relaxed);
-            if !present.contains(&info.id) {
-                // A package begins in the journal; without bytes there is nothing to lose yet.
-                if info.sealed || info.bytes > repo_format::PACKAGE_HEADER_BYTES as u64 {
-                    let chunks = self.chunks_in(info.number)?;
-                    self.add(Finding::new(Kind::PackageMissing, format!("package {} is missing", info.id)).losing(chunks));
-                }
-                continue;
+            let late = *read && self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if late {
+                self.totals.packages_left.fetch_add(1, Ordering::Relaxed);
             }
-            self.package(info)?;
+            if present.contains(&info.id) {
+                self.package(info, *read && !late)?;
+            } else if info.sealed || info.bytes > repo_format::PACKAGE_HEADER_BYTES as u64 {
+                self.missing(info)?;
+            } // else: a package begins in the journal; without bytes there is nothing to lose yet
         }
         Ok(())
     }
 
-    fn package(&self, info: &PackageInfo) -> Result<()> {
-        let scanned = match scan_package(&**self.repository.packages(), &info.id) {
+    fn missing(&self, info: &PackageInfo) -> Result<()> {
+        // Maintenance may have removed it meanwhile, and what was alive in it stands elsewhere.
+        self.repository.refresh()?;
+        if self.repository.index().packages()?.iter().any(|p| p.id == info.id) {
+            self.blame(info, None, Finding::new(Kind::PackageMissing, format!("package {} is missing", info.id)));
+        }
+        Ok(())
+    }
+
+    fn package(&self, info: &PackageInfo, read: bool) -> Result<()> {
+        let store = &**self.repository.packages();
+        if read {
+            store.announce(&info.id);
+        }
+        let scanned = match scan_package(store, &info.id) {
             Ok(scanned) => scanned,
             // Just begun by a running backup, or by one that was killed: nothing in it counts yet.
             Err(_) if !info.sealed && info.bytes <= repo_format::PACKAGE_HEADER_BYTES as u64 => return Ok(()),
             Err(e) => {
-                let chunks = self.chunks_in(info.number)?;
-                self.add(Finding::new(Kind::Package, format!("package {} cannot be read: {e}", info.id)).losing(chunks));
+                let finding = Finding::new(Kind::Package, format!("package {} cannot be read: {e}", info.id));
+                self.blame(info, None, finding);
                 return Ok(());
             }
         };
-        self.frame(info, &scanned)?;
+        let mut sound = self.frame(info, &scanned);
         for (at, error) in &scanned.damage {
             // Past what is known durable, an unsealed package may end anywhere.
             if info.sealed || *at < info.bytes {
-                let chunks = self.chunks_of(info.number, *at)?;
-                self.add(Finding::new(Kind::Segment, format!("package {}, segment at byte {at}: {error}", info.id)).losing(chunks));
+                let finding = Finding::new(Kind::Segment, format!("package {}, segment at byte {at}: {error}", info.id));
+                self.blame(info, Some(*at), finding);
+                sound = false;
             }
         }
-        scanned.segments.iter().try_for_each(|found| self.segment(info, found))
-    }
-
-    /// Header, footer and length.
-    fn frame(&self, info: &PackageInfo, scanned: &ScannedPackage) -> Result<()> {
-        let wrong = |what: String| self.add(Finding::new(Kind::Package, format!("package {}: {what}", info.id)));
-        let header = &scanned.header;
-        if header.repo != self.repository.header().repo || header.kind != info.kind {
-            wrong("its header belongs to another repository or kind".into());
-        }
-        if header.encrypted != self.repository.keys().encrypted() {
-            wrong("its header contradicts the repository about encryption".into());
-        }
-        if info.sealed && scanned.footer.is_none() {
-            wrong("its footer is damaged; the segments were found without it".into());
-        }
-        if info.sealed && scanned.bytes != info.bytes {
-            wrong(format!("it has {} bytes, and was sealed with {}", scanned.bytes, info.bytes));
-        }
-        // What was cut off, or never found behind a damaged header.
-        let end = scanned.segments.last().map_or(0, |s| s.offset + s.header.segment_bytes());
-        let found: HashSet<u64> = scanned.segments.iter().map(|s| s.offset).collect();
-        if scanned.footer.is_none() && (info.sealed || end < info.bytes) {
-            let damaged: HashSet<u64> = scanned.damage.iter().map(|(at, _)| *at).collect();
-            let lost = self.chunks_where(|at| {
-                at.package == info.number && !found.contains(&u64::from(at.offset)) && !damaged.contains(&u64::from(at.offset))
-            })?;
-            if !lost.is_empty() {
-                self.add(Finding::new(Kind::Package, format!("package {}: {} chunks behind the damage were not found", info.id, lost.len())).losing(lost));
+        for found in &scanned.segments {
+            if read && self.stop.load(Ordering::Relaxed) {
+                return Ok(());
             }
+            let bytes = found.header.segment_bytes();
+            if info.sealed || found.offset + bytes <= info.bytes {
+                sound &= self.segment(info, found, read)?;
+            }
+        }
+        if read {
+            self.totals.packages_read.fetch_add(1, Ordering::Relaxed);
+        }
+        if read && sound && info.sealed {
+            self.found().verified.push(info.id);
         }
         Ok(())
     }
 
-    fn segment(&self, info: &PackageInfo, found: &FoundSegment) -> Result<()> {
-        let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
-        let bytes = found.header.segment_bytes() as u32;
-        if !info.sealed && found.offset + u64::from(bytes) > info.bytes {
-            return Ok(());
+    /// Header, footer and length; true when all of it is right.
+    fn frame(&self, info: &PackageInfo, scanned: &ScannedPackage) -> bool {
+        let mut wrong = Vec::new();
+        let header = &scanned.header;
+        if header.repo != self.repository.header().repo || header.kind != info.kind {
+            wrong.push("its header belongs to another repository or kind".to_owned());
         }
+        if header.encrypted != self.repository.keys().encrypted() {
+            wrong.push("its header contradicts the repository about encryption".into());
+        }
+        match &scanned.footer {
+            None if info.sealed => wrong.push("its footer is damaged; the segments were found without it".into()),
+            Some(footer) => wrong.extend(footer_problem(footer, scanned)),
+            None => {}
+        }
+        if info.sealed && scanned.bytes != info.bytes {
+            wrong.push(format!("it has {} bytes, and was sealed with {}", scanned.bytes, info.bytes));
+        }
+        if wrong.is_empty() {
+            return true;
+        }
+        let finding = Finding::new(Kind::Package, format!("package {}: {}", info.id, wrong.join("; ")));
+        self.blame(info, None, finding);
+        false
+    }
+
+    /// A segment whose header is whole; true when all that was looked at is right.
+    fn segment(&self, info: &PackageInfo, found: &FoundSegment, read: bool) -> Result<bool> {
         self.totals.segments.fetch_add(1, Ordering::Relaxed);
-        self.totals.chunks.fetch_add(ids.len() as u64, Ordering::Relaxed);
+        self.totals.chunks.fetch_add(found.header.table.len() as u64, Ordering::Relaxed);
+        let in_place = (found.header.kind == SegmentKind::Data) == (info.kind == PackageKind::Data);
+        if !in_place {
+            let what = format!("package {}, segment at byte {}: it is of a kind that does not belong here", info.id, found.offset);
+            self.add(Finding::new(Kind::Segment, what).at(info.id, Some(found.offset)));
+        }
+        let lost: HashSet<ChunkId> = if read {
+            match self.content(info, found) {
+                Some(lost) => lost.into_iter().collect(),
+                None => return Ok(false),
+            }
+        } else {
+            HashSet::new()
+        };
+        self.compare(info, found, &lost);
+        Ok(lost.is_empty() && in_place)
+    }
+
+    /// Confirms the index entries of a segment's chunks; `lost` are those that are not what they should be.
+    fn compare(&self, info: &PackageInfo, found: &FoundSegment, lost: &HashSet<ChunkId>) {
+        let bytes = found.header.segment_bytes() as u32;
         let (mut skip, mut unknown) = (0, 0);
-        for (row, at) in found.header.table.iter().zip(self.repository.index().locate_many(&ids)?) {
+        for row in &found.header.table {
             let here = Location { package: info.number, offset: found.offset as u32, segment_bytes: bytes, skip, len: row.raw_bytes };
-            match at {
-                Some(at) if at == here => {
-                    self.confirmed.fetch_add(1, Ordering::Relaxed);
+            skip += row.raw_bytes;
+            if lost.contains(&row.id) {
+                continue;
+            }
+            match self.table.confirm(&row.id, &here) {
+                Some(true) => {}
+                Some(false) => {
+                    self.found().spares.insert(row.id, here);
                 }
-                Some(_) => {}
                 None => unknown += 1,
             }
-            skip += row.raw_bytes;
+            if found.header.kind == SegmentKind::Point {
+                self.found().records.push((row.id, info.id));
+            }
         }
         if unknown > 0 {
             let what = format!("package {}, segment at byte {}: {unknown} chunks are not in the index", info.id, found.offset);
-            self.add(Finding::new(Kind::Index, what));
+            self.add(Finding::new(Kind::Index, what).at(info.id, Some(found.offset)));
         }
-        if self.read_data { self.content(info, found, bytes) } else { Ok(()) }
     }
 
-    /// Reads a segment, verifies it, and verifies every chunk's id. A failure is read once more, to tell memory from medium.
-    fn content(&self, info: &PackageInfo, found: &FoundSegment, bytes: u32) -> Result<()> {
+    /// Reads a segment. Gives the chunks that are not what their ids name, or None when it cannot be read at all.
+    fn content(&self, info: &PackageInfo, found: &FoundSegment) -> Option<Vec<ChunkId>> {
+        let (offset, bytes) = (found.offset, found.header.segment_bytes() as u32);
+        let seen = look(&**self.repository.packages(), self.repository.keys(), &info.id, offset, bytes);
         self.totals.bytes_read.fetch_add(u64::from(bytes), Ordering::Relaxed);
-        let (repository, id) = (self.repository, &info.id);
-        let read = || read_segment(&**repository.packages(), repository.keys(), id, found.offset, bytes);
-        let segment = match read().or_else(|_| read()) {
-            Ok(segment) => segment,
-            Err(e) => {
-                let chunks = found.header.table.iter().map(|row| row.id).collect();
-                self.add(Finding::new(Kind::Segment, e.to_string()).losing(chunks));
-                return Ok(());
+        match seen {
+            Seen::Whole => Some(Vec::new()),
+            Seen::Unstable(error) => {
+                let what = format!("package {}, segment at byte {offset} was wrong when it was read first ({error}) and right the second time", info.id);
+                self.add(Finding::new(Kind::Unstable, what).at(info.id, Some(offset)));
+                Some(Vec::new())
             }
-        };
-        let mut wrong = Vec::new();
-        for (start, row) in segment.rows() {
-            let bytes = segment.raw().get(start as usize..(start + row.raw_bytes) as usize).unwrap_or_default();
-            if repository.keys().chunk_id(bytes) != row.id {
-                wrong.push(row.id);
+            Seen::Forged(wrong) => {
+                let what = format!("package {}, segment at byte {offset}: {} chunks do not have the content their ids name", info.id, wrong.len());
+                self.blame(info, Some(offset), Finding::new(Kind::Chunk, what));
+                Some(wrong)
+            }
+            Seen::Damaged { error, medium } => {
+                let twice = if medium { "; read twice from the medium, wrong both times" } else { "; wrong both times it was read" };
+                self.blame(info, Some(offset), Finding::new(Kind::Segment, format!("{error}{twice}")));
+                None
             }
         }
-        if !wrong.is_empty() {
-            let what = format!("package {id}, segment at byte {}: {} chunks do not have the content their ids name", found.offset, wrong.len());
-            self.add(Finding::new(Kind::Chunk, what).losing(wrong));
-        }
-        Ok(())
     }
 
     fn strays(&self, packages: &[PackageInfo], present: &HashSet<PackageId>) {
         let known: HashSet<PackageId> = packages.iter().map(|p| p.id).collect();
-        for id in present.difference(&known) {
+        let mut strays: Vec<&PackageId> = present.difference(&known).collect();
+        strays.sort_unstable();
+        for id in strays {
             let what = format!("package {id} is not in the index");
             match scan_package(&**self.repository.packages(), id) {
-                Ok(found) if !found.segments.is_empty() => self.add(Finding::new(Kind::Index, what)),
-                _ => self.add(Finding::new(Kind::Stray, what)),
+                Ok(found) if !found.segments.is_empty() => self.add(Finding::new(Kind::Index, what).at(*id, None)),
+                _ => self.add(Finding::new(Kind::Stray, what).at(*id, None)),
             }
         }
     }
 
-    /// Entries of the index that no segment confirmed. Only looked for one by one when there are any.
-    fn stale_entries(&self) -> Result<()> {
-        let total = self.repository.index().chunks()?.count() as u64;
-        if total == self.confirmed.load(Ordering::Relaxed) {
+    /// Index entries that no package confirmed, each named by the finding that explains it. One pass, and only when there are any.
+    fn unconfirmed(&self, packages: &[PackageInfo]) -> Result<()> {
+        if self.table.confirmed() == self.table.len() || self.stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let lost: HashSet<ChunkId> = {
-            let findings = self.findings.lock().unwrap_or_else(|e| e.into_inner());
-            findings.iter().flat_map(|f| f.chunks.iter().copied()).collect()
-        };
-        let mut stale = Vec::new();
+        let known: HashSet<u32> = packages.iter().map(|p| p.number).collect();
+        let (mut stale, mut homeless) = (Vec::new(), Vec::new());
+        let mut found = self.found();
         for entry in self.repository.index().chunks()? {
             let (id, at) = entry?;
-            if !lost.contains(&id) && !self.really_there(&id, &at) {
-                stale.push(id);
+            // What was written since the check began is not the check's business.
+            if self.table.is_confirmed(&id, &at) || self.table.locate(&id) != Some(at) {
+                continue;
+            }
+            let places = [(at.package, Some(at.offset)), (at.package, None)];
+            match places.iter().find_map(|place| found.blame.get(place)).copied() {
+                Some(number) => found.lose(number, id),
+                None if known.contains(&at.package) => stale.push(id),
+                None => homeless.push(id),
             }
         }
-        if !stale.is_empty() {
-            let what = format!("{} index entries point at places that do not hold their chunk", stale.len());
-            self.add(Finding::new(Kind::Index, what).losing(stale));
+        for (ids, what) in [(stale, "point at places that do not hold their chunk"), (homeless, "name a package that the index does not list")] {
+            if !ids.is_empty() {
+                let spare = ids.iter().filter(|id| found.spares.contains_key(id)).count();
+                let finding = Finding::new(Kind::Index, format!("{} index entries {what}", ids.len())).losing(ids);
+                found.findings.push(Finding { spare, ..finding });
+            }
         }
         Ok(())
     }
+}
 
-    fn really_there(&self, id: &ChunkId, at: &Location) -> bool {
-        let segment = self.repository.read_segment(at);
-        segment.is_ok_and(|s| s.row_at(at.skip).is_some_and(|row| row.id == *id && row.raw_bytes == at.len))
-    }
-
-    fn chunks_in(&self, package: u32) -> Result<Vec<ChunkId>> {
-        self.chunks_where(|at| at.package == package)
-    }
-
-    fn chunks_of(&self, package: u32, offset: u64) -> Result<Vec<ChunkId>> {
-        self.chunks_where(|at| at.package == package && u64::from(at.offset) == offset)
-    }
-
-    fn chunks_where(&self, wanted: impl Fn(&Location) -> bool) -> Result<Vec<ChunkId>> {
-        let mut out = Vec::new();
-        for entry in self.repository.index().chunks()? {
-            let (id, at) = entry?;
-            if wanted(&at) {
-                out.push(id);
-            }
+impl Found {
+    fn lose(&mut self, number: usize, id: ChunkId) {
+        let spare = usize::from(self.spares.contains_key(&id));
+        if let Some(finding) = self.findings.get_mut(number) {
+            finding.chunks.push(id);
+            finding.spare += spare;
         }
-        Ok(out)
     }
+
+    /// The places that are damaged, in order of their findings.
+    pub fn damaged_places(&self) -> impl Iterator<Item = Place> {
+        let broken = |f: &&Finding| matches!(f.kind, Kind::Package | Kind::Segment | Kind::Chunk | Kind::PackageMissing);
+        self.findings.iter().filter(broken).filter_map(|f| f.place)
+    }
+}
+
+/// The footer says how many chunks a segment has; the segment's own table decides.
+fn footer_problem(footer: &PackageFooter, scanned: &ScannedPackage) -> Option<String> {
+    let rows: HashMap<u64, u32> = footer.entries.iter().map(|e| (e.offset, e.chunks)).collect();
+    let differs = |s: &&FoundSegment| rows.get(&s.offset).is_some_and(|n| *n as usize != s.header.table.len());
+    let wrong = scanned.segments.iter().filter(differs).count();
+    (wrong > 0).then(|| format!("its footer counts the chunks of {wrong} segments wrongly"))
+}
+
+/// An error when the check was told to stop.
+pub fn interrupted(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::new(ErrorKind::Interrupted, "the check was stopped before it was done"));
+    }
+    Ok(())
 }

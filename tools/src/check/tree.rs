@@ -1,81 +1,156 @@
-//! Check of one restore point's tree: every node, every entry, and that the entries agree with each other.
+//! Check of one restore point's tree against the invariants of SPEC.md sections 6 and 7.
+//!
+//! All entries of an inode stand together, so most is judged when the walk leaves the inode; only the number of names,
+//! the kind and the parents are kept for the end: 12 bytes an inode.
 
-use super::finding::{Finding, Kind};
+use super::finding::{Affected, Finding, Kind};
+use super::table::ChunkTable;
 use relict::Result;
 use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
 use relict::store::{NodeRef, Repository};
-use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO};
+use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border};
 use std::collections::{HashMap, HashSet};
 
-/// What repeated entries of a tree say of one inode.
+/// The attribute by which repair marks a file that lost something (SPEC.md section 14).
+pub const DAMAGED: &[u8] = b"user.relict.damaged";
+/// Problems of one tree that are spelled out; the rest are counted.
+const WRONG_SHOWN: usize = 10;
+
+/// What stands under one inode number, while the walk is there.
 #[derive(Default)]
-struct Seen {
-    kind: Option<FileKind>,
-    nlink: u32,
-    /// Names that stand for it, and of these the first parent.
-    names: u32,
-    parent: u64,
+struct Current {
+    ino: u64,
+    inode: Option<Inode>,
     subdirs: u32,
-    has_target: bool,
-    size: u64,
-    data_bytes: u64,
     covered: u64,
     extents_end: u64,
+    has_target: bool,
+    /// A repair has written down that something of it is lost.
+    marked: bool,
 }
 
-/// Walks one tree. Chunks known to be stored are shared between the points of one check.
+/// What is kept of an inode until the end.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    kind: u8,
+    named_kind: u8,
+    links: u32,
+    names: u32,
+}
+
+/// [`Kept`] of all inodes: numbers are dense, so pages of them are.
+#[derive(Default)]
+struct Inodes(HashMap<u64, Box<[Kept; Inodes::PAGE]>>);
+
+impl Inodes {
+    const PAGE: usize = 512;
+
+    fn get_mut(&mut self, ino: u64) -> &mut Kept {
+        let page = self.0.entry(ino / Self::PAGE as u64).or_insert_with(|| Box::new([Kept::default(); Self::PAGE]));
+        &mut page[(ino % Self::PAGE as u64) as usize]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u64, Kept)> {
+        let numbered = |(page, kept): (&u64, &Box<[Kept; Self::PAGE]>)| {
+            let first = page * Self::PAGE as u64;
+            kept.iter().copied().enumerate().map(|(i, kept)| (first + i as u64, kept)).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(numbered).filter(|(_, kept)| kept.kind != 0 || kept.names > 0)
+    }
+}
+
+/// A tree under check.
 pub struct TreeCheck<'a> {
-    repository: &'a Repository,
     point: &'a PointRecord,
+    repository: &'a Repository,
+    table: &'a ChunkTable,
     label: String,
-    present: &'a mut HashSet<ChunkId>,
-    seen: HashMap<u64, Seen>,
-    /// Problems: how many, and the first few in words.
+    current: Current,
+    inodes: Inodes,
+    /// Parents of directories.
+    parents: HashMap<u64, u64>,
     wrong: Vec<String>,
     wrong_count: u64,
-    missing: HashMap<ChunkId, u64>,
-    pub findings: Vec<Finding>,
-    lost_nodes: bool,
-    pub entries: u64,
+    missing: HashSet<ChunkId>,
+    /// Chunks that are missing in files that a repair has marked.
+    known_missing: HashSet<ChunkId>,
+    /// Per level, whether the last node seen there ended at a border: only the last of a level may not.
+    ended: Vec<bool>,
+    outcome: TreeReport,
 }
 
-const WRONG_SHOWN: usize = 5;
+/// What the check of a tree gives.
+#[derive(Default)]
+pub struct TreeReport {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Tree entries seen.
+    pub entries: u64,
+    /// Key ranges that cannot be read: (first inode, last inode, node).
+    pub lost: Vec<LostRange>,
+}
+
+/// A range of keys whose node cannot be read.
+#[derive(Debug, Clone)]
+pub struct LostRange {
+    /// The node.
+    pub node: ChunkId,
+    /// First key that may be lost; empty: from the beginning.
+    pub from: Vec<u8>,
+    /// First key that is not; None: to the end.
+    pub to: Option<Vec<u8>>,
+}
+
+impl LostRange {
+    /// Whether an entry of this inode may be among what is lost.
+    pub fn touches(&self, ino: u64) -> bool {
+        let number = |key: &[u8]| key.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
+        ino >= number(&self.from) && self.to.as_ref().is_none_or(|to| ino <= number(to))
+    }
+}
 
 impl<'a> TreeCheck<'a> {
-    pub fn new(repository: &'a Repository, point: &'a PointRecord, label: String, present: &'a mut HashSet<ChunkId>) -> Self {
+    pub fn new(repository: &'a Repository, table: &'a ChunkTable, point: &'a PointRecord, label: String) -> Self {
         Self {
-            repository,
             point,
+            repository,
+            table,
             label,
-            present,
-            seen: HashMap::new(),
+            current: Current::default(),
+            inodes: Inodes::default(),
+            parents: HashMap::new(),
             wrong: Vec::new(),
             wrong_count: 0,
-            missing: HashMap::new(),
-            findings: Vec::new(),
-            lost_nodes: false,
-            entries: 0,
+            missing: HashSet::new(),
+            known_missing: HashSet::new(),
+            ended: Vec::new(),
+            outcome: TreeReport::default(),
         }
     }
 
     /// Walks the tree and judges it.
-    pub fn run(mut self) -> Result<(Vec<Finding>, u64)> {
+    pub fn run(mut self) -> Result<TreeReport> {
         walk_nodes(self.repository, &self.point.root, &mut self)?;
         // With nodes missing, what is left cannot agree; the nodes are reported already.
-        if !self.lost_nodes {
+        if self.outcome.lost.is_empty() {
+            self.leave();
             self.judge();
         }
+        let mut out = self.outcome;
         if self.wrong_count > 0 {
             let more = self.wrong_count.saturating_sub(self.wrong.len() as u64);
             let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-            let what = format!("{}: {}{more}", self.label, self.wrong.join("; "));
-            self.findings.push(Finding::new(Kind::Tree, what));
+            out.findings.push(Finding::new(Kind::Tree, format!("{}: {}{more}", self.label, self.wrong.join("; "))));
         }
         if !self.missing.is_empty() {
             let what = format!("{}: {} chunks of its files are not stored", self.label, self.missing.len());
-            self.findings.push(Finding::new(Kind::ChunkMissing, what).losing(self.missing.into_keys().collect()));
+            out.findings.push(Finding::new(Kind::ChunkMissing, what).losing(sorted(self.missing)));
         }
-        Ok((self.findings, self.entries))
+        if !self.known_missing.is_empty() {
+            let what = format!("{}: a repair has marked files that lost content", self.label);
+            out.findings.push(Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing)));
+        }
+        Ok(out)
     }
 
     fn problem(&mut self, what: impl FnOnce() -> String) {
@@ -85,20 +160,23 @@ impl<'a> TreeCheck<'a> {
         }
     }
 
-    fn entry(&mut self, key: &[u8], value: &[u8], chunks: &mut Vec<ChunkId>) {
+    fn entry(&mut self, key: &[u8], value: &[u8]) {
         let Ok(key) = Key::decode(key) else {
             return self.problem(|| "a key is not valid".into());
         };
         let ino = key.ino();
-        if ino >= self.point.next_ino {
-            self.problem(|| format!("inode {ino} was never allotted"));
+        if ino != self.current.ino {
+            if self.outcome.lost.is_empty() {
+                self.leave();
+            }
+            self.current = Current { ino, ..Current::default() };
+            if ino >= self.point.next_ino {
+                self.problem(|| format!("inode {ino} was never allotted"));
+            }
         }
-        let seen = self.seen.entry(ino).or_default();
         match key {
             Key::Inode(_) => match Inode::decode(value) {
-                Ok(i) => {
-                    (seen.kind, seen.nlink, seen.size, seen.data_bytes) = (Some(i.kind()), i.nlink, i.size, i.data_bytes);
-                }
+                Ok(inode) => self.current.inode = Some(inode),
                 Err(e) => self.problem(|| format!("inode {ino}: {e}")),
             },
             Key::Dirent(..) => match Dirent::decode(value) {
@@ -106,12 +184,12 @@ impl<'a> TreeCheck<'a> {
                 Err(e) => self.problem(|| format!("directory {ino}: {e}")),
             },
             Key::Extent(_, offset) => match Extent::decode(value) {
-                Ok(e) => self.extent(ino, offset, &e, chunks),
+                Ok(e) => self.extent(ino, offset, &e),
                 Err(e) => self.problem(|| format!("file {ino}: {e}")),
             },
-            Key::Target(_) => seen.has_target = !value.is_empty(),
+            Key::Target(_) => self.current.has_target = !value.is_empty(),
             Key::Xattr(..) if value.len() > repo_format::MAX_XATTR_BYTES => self.problem(|| format!("inode {ino}: an attribute is too long")),
-            Key::Xattr(..) => {}
+            Key::Xattr(_, name) => self.current.marked |= name == DAMAGED,
             Key::SourceIno(..) if value.len() != 8 => self.problem(|| "a source inode entry has a wrong length".into()),
             Key::SourceIno(..) => {}
         }
@@ -119,111 +197,167 @@ impl<'a> TreeCheck<'a> {
 
     fn name(&mut self, parent: u64, dirent: Dirent) {
         if dirent.kind == FileKind::Dir {
-            self.seen.entry(parent).or_default().subdirs += 1;
+            self.current.subdirs += 1;
+            if self.parents.insert(dirent.ino, parent).is_some() {
+                self.problem(|| format!("directory inode {} has two names", dirent.ino));
+            }
         }
-        let child = self.seen.entry(dirent.ino).or_default();
+        let child = self.inodes.get_mut(dirent.ino);
+        let differs = child.named_kind != 0 && child.named_kind != dirent.kind as u8;
+        child.named_kind = dirent.kind as u8;
         child.names += 1;
-        child.parent = parent;
-        // Children may stand before their parents; the kinds are compared when both are known.
-        let differs = child.kind.is_some_and(|kind| kind != dirent.kind);
-        if differs || (child.names > 1 && dirent.kind == FileKind::Dir) {
-            self.problem(|| format!("directory {parent} names inode {} as what it is not", dirent.ino));
+        if differs {
+            self.problem(|| format!("inode {} is named as two kinds of file", dirent.ino));
         }
     }
 
-    fn extent(&mut self, ino: u64, offset: u64, extent: &Extent, chunks: &mut Vec<ChunkId>) {
+    fn extent(&mut self, ino: u64, offset: u64, extent: &Extent) {
         let len = u64::from(extent.len);
-        let seen = self.seen.entry(ino).or_default();
-        let overlaps = offset < seen.extents_end;
+        let overlaps = offset < self.current.extents_end;
         let end = offset.checked_add(len);
-        seen.covered += len;
-        seen.extents_end = end.unwrap_or(u64::MAX);
+        self.current.covered = self.current.covered.saturating_add(len);
+        self.current.extents_end = end.unwrap_or(u64::MAX);
         if overlaps || end.is_none() {
             self.problem(|| format!("file {ino}: extents overlap at {offset}"));
         }
-        chunks.push(extent.chunk);
-        // A slice must lie inside its chunk.
-        if let Ok(Some(at)) = self.repository.locate(&extent.chunk)
-            && extent.skip.checked_add(extent.len).is_none_or(|end| end > at.len)
-        {
-            self.problem(|| format!("file {ino}: the extent at {offset} reaches past its chunk"));
+        match self.table.locate(&extent.chunk) {
+            None if self.current.marked => drop(self.known_missing.insert(extent.chunk)),
+            None => drop(self.missing.insert(extent.chunk)),
+            // A slice must lie inside its chunk.
+            Some(at) if extent.skip.checked_add(extent.len).is_none_or(|end| end > at.len) => {
+                self.problem(|| format!("file {ino}: the extent at {offset} reaches past its chunk"));
+            }
+            Some(_) => {}
         }
     }
 
+    /// Judges the inode that the walk has passed.
+    fn leave(&mut self) {
+        let current = std::mem::take(&mut self.current);
+        if current.ino == TREE_INO {
+            return;
+        }
+        let Some(inode) = &current.inode else {
+            return self.problem(|| format!("inode {}: it has entries but no attributes", current.ino));
+        };
+        let kind = inode.kind();
+        let kept = self.inodes.get_mut(current.ino);
+        (kept.kind, kept.links) = (kind as u8, inode.nlink);
+        if kind == FileKind::Dir && inode.nlink != 2 + current.subdirs {
+            self.problem(|| format!("inode {}: it counts {} links and has {}", current.ino, inode.nlink, 2 + current.subdirs));
+        }
+        if kind == FileKind::File && (current.covered != inode.data_bytes || current.extents_end > inode.size) {
+            let (covered, end) = (current.covered, current.extents_end);
+            self.problem(|| {
+                format!("inode {}: its extents cover {covered} bytes up to {end}, its attributes say {} of {}", current.ino, inode.data_bytes, inode.size)
+            });
+        }
+        let strange = kind != FileKind::File && current.covered > 0 || current.has_target != (kind == FileKind::Symlink);
+        if strange || (kind != FileKind::Dir && current.subdirs > 0) {
+            self.problem(|| format!("inode {}: it has entries of another type", current.ino));
+        }
+    }
+
+    /// What can only be said when every name is known.
     fn judge(&mut self) {
-        let seen = std::mem::take(&mut self.seen);
-        if seen.get(&ROOT_INO).is_none_or(|root| root.kind != Some(FileKind::Dir)) {
+        if self.inodes.get_mut(ROOT_INO).kind != FileKind::Dir as u8 {
             self.problem(|| "the root directory is missing".into());
         }
-        for (ino, s) in &seen {
-            if *ino == repo_format::TREE_INO {
-                continue;
-            }
-            if let Some(what) = judge_inode(*ino, s, &seen) {
+        let all: Vec<(u64, Kept)> = self.inodes.iter().collect();
+        for (ino, kept) in all {
+            if let Some(what) = judge_names(ino, kept) {
                 self.problem(|| format!("inode {ino}: {what}"));
             }
+        }
+        self.circles();
+    }
+
+    /// Every directory must lead to the root. Those that are known to do are not followed again.
+    fn circles(&mut self) {
+        let mut sound: HashSet<u64> = HashSet::from([ROOT_INO]);
+        let parents = std::mem::take(&mut self.parents);
+        for dir in parents.keys() {
+            let (mut way, mut at) = (HashSet::new(), *dir);
+            while !sound.contains(&at) && way.insert(at) {
+                match parents.get(&at) {
+                    Some(parent) => at = *parent,
+                    None => break,
+                }
+            }
+            if way.contains(&at) && parents.contains_key(&at) {
+                self.problem(|| format!("inode {dir}: its directories form a circle"));
+            }
+            sound.extend(way);
+        }
+    }
+
+    /// SPEC.md section 6: a node ends where the rule says, so that one map has one tree.
+    fn borders(&mut self, node: &NodeRef) {
+        let level = usize::from(node.level());
+        self.ended.resize(self.ended.len().max(level + 1), true);
+        let mut wrong = self.ended.get(level) == Some(&false);
+        let (mut bytes, mut border) = (0, false);
+        for (key, value) in (0..node.len()).filter_map(|i| node.entry(i)) {
+            // A border inside of a node is wrong too.
+            wrong |= border;
+            let entry = entry_bytes(key.len(), value.len());
+            bytes += entry;
+            border = is_border(node.level(), key, entry, bytes);
+        }
+        if let Some(ended) = self.ended.get_mut(level) {
+            *ended = border;
+        }
+        if wrong {
+            self.problem(|| format!("a tree node of level {level} does not end where the rule puts borders"));
         }
     }
 }
 
-fn judge_inode(ino: u64, s: &Seen, all: &HashMap<u64, Seen>) -> Option<String> {
-    let Some(kind) = s.kind else { return Some("it is named but has no attributes".into()) };
-    if (s.names == 0) != (ino == ROOT_INO) {
+fn sorted(ids: HashSet<ChunkId>) -> Vec<ChunkId> {
+    let mut out: Vec<ChunkId> = ids.into_iter().collect();
+    out.sort_unstable();
+    out
+}
+
+fn judge_names(ino: u64, kept: Kept) -> Option<String> {
+    if kept.kind == 0 {
+        return Some("it is named but has no attributes".into());
+    }
+    if (kept.names == 0) != (ino == ROOT_INO) {
         return Some("no directory names it".into());
     }
-    let links = if kind == FileKind::Dir { 2 + s.subdirs } else { s.names };
-    if s.nlink != links {
-        return Some(format!("it counts {} links and has {links}", s.nlink));
+    if kept.names > 0 && kept.kind != kept.named_kind {
+        return Some("a directory names it as what it is not".into());
     }
-    if kind == FileKind::File && (s.covered != s.data_bytes || s.extents_end > s.size) {
-        return Some(format!("its extents cover {} bytes up to {}, its attributes say {} of {}", s.covered, s.extents_end, s.data_bytes, s.size));
-    }
-    if kind != FileKind::File && s.covered > 0 || s.has_target != (kind == FileKind::Symlink) || (kind != FileKind::Dir && s.subdirs > 0) {
-        return Some("it has entries of another type".into());
-    }
-    // A cycle of directories would never reach the root; the bound is the number of inodes.
-    let mut at = ino;
-    for _ in 0..=all.len() {
-        if at == ROOT_INO {
-            return None;
-        }
-        at = all.get(&at)?.parent;
-    }
-    Some("its directories form a circle".into())
+    let links_differ = kept.kind != FileKind::Dir as u8 && kept.links != kept.names;
+    links_differ.then(|| format!("it counts {} links and has {}", kept.links, kept.names))
 }
 
 impl NodeVisitor for TreeCheck<'_> {
     fn node(&mut self, _: &ChunkId, node: &NodeRef) -> Result<()> {
+        self.borders(node);
         if node.level() > 0 {
             return Ok(());
         }
-        let mut chunks = Vec::new();
         for index in 0..node.len() {
-            self.entries += 1;
+            self.outcome.entries += 1;
             match node.entry(index) {
-                Some((key, value)) => self.entry(key, value, &mut chunks),
+                Some((key, value)) => self.entry(key, value),
                 None => self.problem(|| "a node has a hole".into()),
-            }
-        }
-        chunks.retain(|id| !self.present.contains(id));
-        for (id, at) in chunks.iter().zip(self.repository.index().locate_many(&chunks)?) {
-            match at {
-                Some(_) => {
-                    self.present.insert(*id);
-                }
-                None => *self.missing.entry(*id).or_default() += 1,
             }
         }
         Ok(())
     }
 
     fn lost(&mut self, lost: Lost) -> Result<()> {
-        self.lost_nodes = true;
         let entries = lost.entries.map_or_else(|| "all".to_owned(), |n| n.to_string());
         let what = format!("{}: a tree node with {entries} entries cannot be read: {}", self.label, lost.error);
         let mut finding = Finding::new(Kind::Node, what).losing(vec![lost.id]);
-        finding.affected.push((self.label.clone(), describe_range(&lost.from, lost.to.as_deref())));
-        self.findings.push(finding);
+        finding.affected.push(Affected { point: self.label.clone(), path: describe_range(&lost.from, lost.to.as_deref()) });
+        self.outcome.findings.push(finding);
+        self.outcome.lost.push(LostRange { node: lost.id, from: lost.from, to: lost.to });
+        // The node before the gap need not be the last of its level.
+        self.ended.iter_mut().for_each(|ended| *ended = true);
         Ok(())
     }
 }

@@ -1,0 +1,92 @@
+//! Every call that changes a file fails, once and from then on: the operation says so, and nothing is lost.
+
+use crate::rig::Random;
+use crate::scene::{OPERATIONS, Operation, Run, Scene, Verdict};
+use crate::table;
+
+/// Failures of one operation in `make test`.
+const SOME: usize = 12;
+/// `ENOSPC`, `EIO`, `EDQUOT`, `EROFS`, and a short write.
+const ERRORS: [i32; 5] = [28, 5, 122, 30, 0];
+
+#[derive(Debug, Clone)]
+struct Failure {
+    step: usize,
+    kind: String,
+    path: String,
+    errno: i32,
+    sticky: bool,
+}
+
+impl Failure {
+    /// Whether the promise of durability hangs on this step: then it must not be told to have been kept.
+    fn is_a_promise(&self) -> bool {
+        let data = self.path.starts_with("/packages") || (self.path.starts_with("/db") && self.path.ends_with(".log"));
+        self.kind == "sync" && data && self.errno != 0
+    }
+}
+
+fn failures(steps: &[(String, String)]) -> Vec<Failure> {
+    let mut all = Vec::new();
+    for (at, (kind, path)) in steps.iter().enumerate() {
+        for (errno, sticky) in ERRORS.iter().flat_map(|errno| [(*errno, false), (*errno, true)]) {
+            if errno != 0 || kind == "write" {
+                all.push(Failure { step: at + 1, kind: kind.clone(), path: path.clone(), errno, sticky });
+            }
+        }
+    }
+    all
+}
+
+fn fails(operation: Operation) {
+    let mut random = Random::from_env();
+    let scene = Scene::new(operation, &mut random);
+    let mut jobs = failures(&Run::new(&scene).count());
+    if !table::all() {
+        while jobs.len() > SOME {
+            jobs.swap_remove(random.below(jobs.len() as u64) as usize);
+        }
+    }
+    table::row(&format!("I/O fails: {}", operation.name), &jobs, |failure, say| {
+        let run = Run::new(&scene);
+        let (at, errno) = (failure.step.to_string(), failure.errno.to_string());
+        let mut environment = vec![("FAULTS_FAIL", at.as_str()), ("FAULTS_ERRNO", &errno)];
+        if failure.sticky {
+            environment.push(("FAULTS_STICKY", "1"));
+        }
+        let output = run.disturbed(&environment);
+        let mut verdict = Verdict::default();
+        let words = String::from_utf8_lossy(&output.stderr);
+        let code = output.status.code();
+        if !matches!(code, Some(0..=3)) || words.contains("panicked") || (code != Some(0) && words.trim().is_empty()) {
+            say(format!("ended with {}: {words}", output.status));
+            verdict.undetected += 1;
+        }
+        if code == Some(0) && failure.is_a_promise() {
+            say("a sync failed, and the operation said that it was done".to_owned());
+            verdict.undetected += 1;
+        }
+        verdict += run.judge(code == Some(0), say);
+        verdict
+    });
+}
+
+#[test]
+fn io_fails_in_the_first_backup() {
+    fails(OPERATIONS[0]);
+}
+
+#[test]
+fn io_fails_in_a_backup() {
+    fails(OPERATIONS[1]);
+}
+
+#[test]
+fn io_fails_in_a_backup_after_a_kill() {
+    fails(OPERATIONS[3]);
+}
+
+#[test]
+fn io_fails_in_a_rebuild() {
+    fails(OPERATIONS[4]);
+}
