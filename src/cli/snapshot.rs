@@ -36,6 +36,7 @@ pub fn btrfs(context: &Context, options: &BackupOptions) -> Result<Outcome> {
         time: options.time,
         threads: options.threads,
         memory_bytes: options.memory_bytes,
+        extra: Vec::new(),
     };
     conduct(context, |writer, progress| {
         let volume = Subvolume::open(path, &writer.repository().header().repo.to_string())?;
