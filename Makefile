@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := $(TARGET)/compat-venv
 export RELICT_PYTHON ?= $(abspath $(VENV))/bin/python
 
-.PHONY: demo test lint fmt bench peers mounts setup build compat clean install uninstall
+.PHONY: demo test lint fmt bench peers mounts setup build compat fuzz clean install uninstall
 
 demo: build
 	tests/demo.sh $(TARGET)/release
@@ -61,6 +61,11 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/relict $(DESTDIR)$(PREFIX)/bin/relict-maint $(DESTDIR)$(SBIN)/mount.relict
 	rm -f $(DESTDIR)$(UNITS)/relict-mount@.service $(DESTDIR)$(DOCS)/smb.conf $(DESTDIR)$(DOCS)/README.md $(DESTDIR)$(DOCS)/SPEC.md
+
+# libFuzzer over the decoders, FUZZ_SECONDS each; needs nightly Rust and cargo-fuzz.
+FUZZ_SECONDS ?= 60
+fuzz:
+	cd fuzz && cargo +nightly fuzz run btrfs -- -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=512
 
 clean:
 	$(CARGO) clean
