@@ -8,13 +8,17 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := $(TARGET)/compat-venv
 export RELICT_PYTHON ?= $(abspath $(VENV))/bin/python
 
-.PHONY: demo test lint fmt bench peers setup build compat clean
+.PHONY: demo test survive lint fmt bench peers setup build compat clean
 
 demo: build
 	tests/demo.sh $(TARGET)/release
 
 test: build compat
 	tests/run.sh
+
+# Every fault that the promise in SPEC.md section 16 speaks of, some ten thousand times. Takes hours.
+survive: build
+	tests/survive.sh
 
 build: setup
 	$(CARGO) build $(PROFILE) --workspace
