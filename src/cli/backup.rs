@@ -9,11 +9,11 @@ use super::snapshot;
 use super::snapshots::point_json;
 use super::text::{count, counted, escape, escape_path, json_text, parse_size, size, span};
 use crate::catalog::points::{Filter, Points, short_id, time_name};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{BackupOptions, ExcludeOptions, Excludes, Finding, Progress, Severity, backup};
 use crate::store::Writer;
 use clap::Args;
-use repo_format::{PointRecord, Time};
+use repo_format::{PointRecord, SetId, Time};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,9 @@ pub struct BackupArgs {
     /// Tag of the restore point; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<OsString>,
+    /// The set of restore points this one belongs to, as those of one moment on several sources
+    #[arg(long, value_name = "GUID")]
+    set: Option<String>,
     /// Host name of the restore point [default: this host's]
     #[arg(long, value_name = "NAME")]
     host: Option<OsString>,
@@ -160,6 +163,7 @@ fn options(args: &BackupArgs) -> Result<BackupOptions> {
         host: args.host.as_ref().map_or_else(host, bytes),
         source: args.source.as_ref().map_or_else(|| source_of(&paths), bytes),
         tags: args.tag.iter().map(bytes).collect(),
+        set: args.set.as_deref().map(set).transpose()?,
         excludes,
         stand_in: None,
         one_file_system: args.one_file_system,
@@ -169,6 +173,13 @@ fn options(args: &BackupArgs) -> Result<BackupOptions> {
         memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
         time: now(),
         paths,
+    })
+}
+
+fn set(text: &str) -> Result<SetId> {
+    text.parse().map_err(|()| {
+        Error::new(ErrorKind::Usage, format!("--set: '{}' is not a GUID", escape(text.as_bytes())))
+            .advise("write 32 hexadecimal digits, such as 0123abcd-4567-89ef-0123-456789abcdef; 'uuidgen' makes one")
     })
 }
 

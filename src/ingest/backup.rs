@@ -10,7 +10,7 @@ use super::walker::Rules;
 use crate::catalog::tree::{self, ReadNodes, WriteNodes};
 use crate::store::{NodePacker, Writer, WriterStats};
 use crate::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, Counts, PointId, PointRecord, ROOT_INO, SegmentKind, SourceKind, Time};
+use repo_format::{ChunkId, Counts, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ pub struct BackupOptions {
     pub source: Vec<u8>,
     /// Tags.
     pub tags: Vec<Vec<u8>>,
+    /// The set of points that this one belongs to.
+    pub set: Option<SetId>,
     /// What to leave out.
     pub excludes: Excludes,
     /// A snapshot that is read in the place of one of `paths`.
@@ -155,7 +157,7 @@ impl Backup<'_> {
             file_systems: scanned.file_systems.clone(),
             notes,
             program: concat!("relict ", env!("CARGO_PKG_VERSION")).into(),
-            extra: Vec::new(),
+            extra: options.set.iter().map(|set| (SET_TAG, set.0.to_vec())).collect(),
         };
         let report = scanned.report.clone();
         point.root = self.write_tree(scanned, compared)?;

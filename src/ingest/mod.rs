@@ -13,6 +13,7 @@
 //! | [`chunker`], `zero` | where content is cut: a pure function |
 //! | `file`, `source` | one file; the operating system in the tree's types |
 //! | [`change`] | the one language of streams |
+//! | [`image`] | disk images: RBD streams, NBD servers, changed extents, raw disks |
 //! | [`stream`] | from changes to sealed points |
 //! | [`btrfs`] | btrfs send streams as changes |
 //! | [`lifecycle`] | snapshots that backups are made of |
@@ -26,6 +27,7 @@ pub mod chunker;
 pub mod exclude;
 mod file;
 mod file_systems;
+pub mod image;
 mod large;
 pub mod lifecycle;
 mod links;

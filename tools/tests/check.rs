@@ -42,6 +42,7 @@ impl Fixture {
             host: b"host".to_vec(),
             source: b"source".to_vec(),
             tags: Vec::new(),
+            set: None,
             excludes: Excludes::new(&ExcludeOptions::default()).unwrap(),
             stand_in: None,
             one_file_system: false,

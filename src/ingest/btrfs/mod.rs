@@ -1,4 +1,4 @@
-//! btrfs send streams, versions 1 to 3, as changes (SPEC.md section 16).
+//! btrfs send streams, versions 1 to 3, as changes (SPEC.md section 19).
 //!
 //! | module | holds |
 //! |---|---|
