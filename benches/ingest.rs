@@ -133,6 +133,7 @@ fn main() {
             source: b"bench".to_vec(),
             tags: Vec::new(),
             excludes: Excludes::new(&ExcludeOptions::default()).unwrap(),
+            stand_in: None,
             one_file_system: false,
             force: false,
             parent: None,

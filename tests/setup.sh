@@ -14,6 +14,10 @@ want getfattr attr
 want getfacl acl
 want rsync rsync
 want mkfs.ext4 e2fsprogs
+want mkfs.xfs xfsprogs
+want mkfs.btrfs btrfs-progs
+want setpriv util-linux
+want mkfs.btrfs btrfs-progs
 want python3 python3
 want tar tar
 want qemu-nbd qemu-utils

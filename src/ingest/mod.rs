@@ -15,10 +15,13 @@
 //! | [`change`] | the one language of streams |
 //! | [`image`] | disk images: RBD streams, NBD servers, changed extents, raw disks |
 //! | [`stream`] | from changes to sealed points |
+//! | [`btrfs`] | btrfs send streams as changes |
+//! | [`lifecycle`] | snapshots that backups are made of |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
 
 pub mod backup;
+pub mod btrfs;
 pub mod change;
 pub mod chunker;
 pub mod exclude;
@@ -26,6 +29,7 @@ mod file;
 mod file_systems;
 pub mod image;
 mod large;
+pub mod lifecycle;
 mod links;
 mod listing;
 mod old;

@@ -178,6 +178,15 @@ pub fn punch_hole(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Gives a new file blocks without writing them.
+///
+/// # Errors
+/// As fallocate(2): ENOSPC, and EOPNOTSUPP where the file system cannot.
+pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    // SAFETY: a plain system call on an open descriptor.
+    check(unsafe { libc::fallocate64(file.as_raw_fd(), 0, 0, bytes.cast_signed()) }).map(drop)
+}
+
 /// Makes the names in a directory durable: new, renamed and removed ones.
 ///
 /// # Errors

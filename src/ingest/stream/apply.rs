@@ -308,10 +308,11 @@ impl<'s> Apply<'_, 's> {
             }
             self.close()?;
         }
-        if range.is_empty() {
-            return Ok(());
-        }
         let content = self.content_mut(id)?;
+        if range.is_empty() {
+            // Nothing becomes zero, but the file may become longer.
+            return if extend && content.size < range.end { self.truncate(path, range.end) } else { Ok(()) };
+        }
         let bytes = if extend { content.stage(range, What::Hole) } else { content.stage_inside(range, What::Hole) };
         self.state.tree.charge(bytes);
         Ok(())
