@@ -8,13 +8,17 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 VENV := $(TARGET)/compat-venv
 export RELICT_PYTHON ?= $(abspath $(VENV))/bin/python
 
-.PHONY: demo test lint fmt bench peers mounts setup build compat fuzz clean install uninstall
+.PHONY: demo test survive lint fmt bench peers mounts setup build compat fuzz clean install uninstall
 
 demo: build
 	tests/demo.sh $(TARGET)/release
 
 test: build compat
 	tests/run.sh
+
+# Every fault that the promise in SPEC.md section 20 speaks of, some ten thousand times. Takes hours.
+survive: build
+	tests/survive.sh
 
 build: setup
 	$(CARGO) build $(PROFILE) --workspace
