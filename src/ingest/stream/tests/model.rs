@@ -320,7 +320,7 @@ proptest! {
             models.push(model.clone());
             // The law: a full stream of this state ends in the same tree.
             if !model.has_devices() {
-                let full = World::new();
+                let full = World { limit_bytes, max_extents, ..World::new() };
                 let again = full.ingest(None, &model.full(&seen)).map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
                 prop_assert_eq!(full.read_back(&again).len(), seen.len());
                 let (a, b) = (Sealed { next_ino: 0, ..again }, Sealed { next_ino: 0, ..sealed });

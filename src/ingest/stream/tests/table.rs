@@ -62,9 +62,14 @@ fn sequences_give_the_trees_they_say() {
             vec!["257 n", "260 n/o", "259 n/o/e", "258 n/o/x"],
         ),
         (
-            "also when the new file is in it",
+            "one that was not moved keeps it",
             vec![vec![dir("d", 257)], vec![file("d/f", 257), write("d/f", 0, b"x")]],
-            vec!["258 d", "257 d/f=x"],
+            vec!["257 d", "258 d/f=x"],
+        ),
+        (
+            "a new file may be in the directory that gives it its number",
+            vec![vec![dir("d", 257)], vec![rename("d", "e"), file("e/f", 257), write("e/f", 0, b"x")]],
+            vec!["258 e", "257 e/f=x"],
         ),
         (
             "swapped by way of a third name",
