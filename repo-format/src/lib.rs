@@ -21,6 +21,7 @@ mod node;
 mod package;
 mod point;
 mod segment;
+mod state;
 mod value;
 mod wire;
 
@@ -41,6 +42,7 @@ pub use segment::{
     Codec, MAX_CHUNK_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES, SEGMENT_HEADER_BYTES,
     SegmentHeader, SegmentKind, TABLE_ENTRY_BYTES, TableEntry,
 };
+pub use state::{POINT_STATE_BYTES, PointState};
 pub use value::{
     Device, Dirent, Extent, FileKind, Inode, MAX_TARGET_BYTES, MAX_XATTR_BYTES, SourceIdentity, Time, Value,
 };

@@ -20,6 +20,7 @@ pub mod password;
 pub mod progress;
 mod restore;
 mod service;
+mod snapshot;
 mod snapshots;
 pub mod text;
 mod umount;

@@ -155,6 +155,11 @@ fn serve(
     ready: &dyn Fn() -> Result<()>,
 ) -> Result<Outcome> {
     let repo = context.repository(cache_bytes)?;
+    // Pinned before the list is read; see store::pins.
+    if let Err(e) = repo.pin() {
+        eprintln!("relict: this mount does not keep 'relict-maint prune' from removing what it shows: {e}");
+    }
+    repo.refresh()?;
     let only = args.only.as_ref().map(|only| Only::parse(only.as_bytes())).transpose()?;
     let mut options = MountOptions { allow_other: args.allow_other, only, ..MountOptions::default() };
     if let Some(path) = &args.log {

@@ -1,6 +1,7 @@
 //! One backup of a directory tree: scan, tree, seal.
 
 use super::exclude::Excludes;
+pub use super::listing::StandIn;
 use super::report::{Monitor, Report};
 use super::roots::resolve;
 use super::scan::{Scan, Scanned};
@@ -34,6 +35,8 @@ pub struct BackupOptions {
     pub set: Option<SetId>,
     /// What to leave out.
     pub excludes: Excludes,
+    /// A snapshot that is read in the place of one of `paths`.
+    pub stand_in: Option<StandIn>,
     /// Not to go down into other file systems than those of `paths`.
     pub one_file_system: bool,
     /// To read all content, whatever looks unchanged.
@@ -111,6 +114,7 @@ impl Backup<'_> {
         let scan = Scan {
             paths: self.paths,
             excludes: &self.options.excludes,
+            stand_in: self.options.stand_in.as_ref(),
             rules: Rules { one_file_system, force, not_into: identity_of(repository.path()) },
             old: parent.map(|parent| (nodes, parent.root)),
             next_ino: chain.map_or(ROOT_INO + 1, |chain| chain.next_ino),

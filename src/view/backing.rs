@@ -95,7 +95,7 @@ impl Backing for Repository {
     }
 
     fn points(&self) -> Result<Vec<Arc<PointRecord>>> {
-        Ok(self.point_records()?.into_iter().map(Arc::new).collect())
+        Ok(self.shown_points()?.into_iter().map(Arc::new).collect())
     }
 
     fn refresh(&self) -> Result<()> {

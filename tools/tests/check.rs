@@ -44,6 +44,7 @@ impl Fixture {
             tags: Vec::new(),
             set: None,
             excludes: Excludes::new(&ExcludeOptions::default()).unwrap(),
+            stand_in: None,
             one_file_system: false,
             force: false,
             parent: None,
