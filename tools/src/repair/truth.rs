@@ -171,11 +171,11 @@ impl Rescue<'_> {
             FileKind::Symlink if !content.target => {
                 // A link without its target can only be a file that cannot be read.
                 inode = Inode { mode: inode.mode & !S_IFMT | S_IFREG, size: 1, data_bytes: 0, ..inode };
-                self.fill(ino, &mut inode, &content)?;
+                self.fill(ino, &mut inode, &content, true)?;
             }
-            FileKind::File if headless => self.fill(ino, &mut inode, &content)?,
+            FileKind::File if headless => self.fill(ino, &mut inode, &content, true)?,
             FileKind::File if self.touched(ino) && covered(&content) != inode.data_bytes => {
-                self.fill(ino, &mut inode, &content)?
+                self.fill(ino, &mut inode, &content, false)?
             }
             _ if headless || (inode.kind() == FileKind::Dir && self.touched(ino)) => {
                 self.marks.insert(ino);
@@ -193,14 +193,17 @@ impl Rescue<'_> {
     }
 
     /// Covers with lost extents what may have been data in the lost ranges, so that it reads as an error and not as zeros.
-    fn fill(&mut self, ino: u64, inode: &mut Inode, content: &Content) -> Result<()> {
+    fn fill(&mut self, ino: u64, inode: &mut Inode, content: &Content, all: bool) -> Result<()> {
+        // Without attributes nobody knows the length: whatever no extent covers is lost, and so is a byte behind the last one.
+        let known = self.ranges.iter().filter_map(|range| lost_offsets(range, ino));
+        let lost: Vec<(u64, u64)> = if all { vec![(0, u64::MAX)] } else { known.collect() };
         let mut data = covered(content);
         let mut at = 0;
         let ends =
             content.extents.iter().map(|(from, len)| (*from, from + u64::from(*len))).chain([(inode.size, inode.size)]);
         for (from, end) in ends {
-            for (lost_from, lost_to) in self.ranges.iter().filter_map(|range| lost_offsets(range, ino)) {
-                let (start, stop) = (at.max(lost_from), from.min(lost_to).min(inode.size));
+            for (lost_from, lost_to) in &lost {
+                let (start, stop) = (at.max(*lost_from), from.min(*lost_to).min(inode.size));
                 data += self.put_lost(ino, start, stop)?;
             }
             at = at.max(end);
