@@ -151,7 +151,11 @@ impl Planner<'_> {
                 kept.extend(why.filter(|_| state.is_some_and(|s| s.hidden.is_some())).map(|why| (id, why.clone())));
                 roots.push(record.root);
                 others.extend(catalogue.get(&id));
-                others.extend(state.map(|state| self.repository.keys().chunk_id(&state.encode())));
+                // A state whose segment was lost still stands in the database; that does not stop a prune.
+                let state = state.map(|state| self.repository.keys().chunk_id(&state.encode()));
+                if let Some(id) = state.filter(|id| self.repository.locate(id).is_ok_and(|at| at.is_some())) {
+                    others.push(id);
+                }
             } else {
                 removed.push(record);
             }

@@ -30,7 +30,7 @@ const DIR_MODE: u32 = 0o700;
 /// As Linux shows all of them.
 const LINK_MODE: u32 = 0o777;
 /// Bytes in the temporary file from which on everything staged is cut.
-const SPOOL_BYTES: u64 = 1 << 30;
+pub(super) const SPOOL_BYTES: u64 = 1 << 30;
 /// Changed files up to this size have their extents copied to make a layout for clones; larger ones go to a tree first.
 const SHARED_BYTES: u64 = 256 << 20;
 
@@ -71,6 +71,8 @@ pub(super) struct State<'s> {
     /// The buffer of the appender before.
     window: Vec<u8>,
     pub(super) spool: Spool,
+    /// From so many bytes in the spool on, everything staged is cut.
+    pub(super) spool_limit: u64,
     /// Files, directories, bytes: as in the base tree, until the end.
     pub(super) counts: Counts,
     /// Trees of other states, by id.
@@ -88,6 +90,7 @@ impl<'s> State<'s> {
             appender: None,
             window: Vec::new(),
             spool: Spool::new(around.limit_bytes / 8),
+            spool_limit: SPOOL_BYTES,
             counts,
             roots: HashMap::new(),
         }
@@ -102,9 +105,7 @@ impl<'s> State<'s> {
 impl<'s> Apply<'_, 's> {
     /// Applies one change between `Begin` and `End`.
     pub(super) fn change(&mut self, change: &Change<'_>) -> Result<()> {
-        if self.around.stop.load(Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped"));
-        }
+        self.check_stop()?;
         let tree = &mut self.state.tree;
         match *change {
             Change::Create { path, kind, ino, device } => self.create(path, kind, ino, device)?,
@@ -128,6 +129,14 @@ impl<'s> Apply<'_, 's> {
         self.make_room()
     }
 
+    /// An error once the user has said stop.
+    pub(super) fn check_stop(&self) -> Result<()> {
+        match self.around.stop.load(Relaxed) {
+            true => Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped")),
+            false => Ok(()),
+        }
+    }
+
     /// Moves what is staged to a tree when it takes too much memory.
     fn make_room(&mut self) -> Result<()> {
         let state = &mut *self.state;
@@ -137,7 +146,8 @@ impl<'s> Apply<'_, 's> {
         }
         let ready = self.pipeline.ready();
         self.absorb(ready);
-        if self.state.tree.charge_bytes > self.around.limit_bytes || self.state.spool.bytes() > SPOOL_BYTES {
+        let staged_bytes = self.state.tree.charge_bytes - self.state.tree.kept_bytes;
+        if staged_bytes > self.around.limit_bytes || self.state.spool.bytes() > self.state.spool_limit {
             self.fold(false)?;
         }
         Ok(())
@@ -298,10 +308,11 @@ impl<'s> Apply<'_, 's> {
             }
             self.close()?;
         }
-        if range.is_empty() {
-            return Ok(());
-        }
         let content = self.content_mut(id)?;
+        if range.is_empty() {
+            // Nothing becomes zero, but the file may become longer.
+            return if extend && content.size < range.end { self.truncate(path, range.end) } else { Ok(()) };
+        }
         let bytes = if extend { content.stage(range, What::Hole) } else { content.stage_inside(range, What::Hole) };
         self.state.tree.charge(bytes);
         Ok(())

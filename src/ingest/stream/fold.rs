@@ -32,6 +32,7 @@ impl Apply<'_, '_> {
 
     /// One round; true if there is more to do, because some content has too many extents for once.
     fn fold_once(&mut self, last: bool) -> Result<bool> {
+        self.check_stop()?;
         let (mut kept, more) = self.cut_all(last)?;
         self.pipeline.flush()?;
         let ready = self.pipeline.ready();
@@ -210,5 +211,7 @@ impl Apply<'_, '_> {
         if state.contents.values().all(|content| content.staged.is_empty()) {
             state.spool.clear();
         }
+        // What cannot be cut yet keeps its bytes.
+        state.spool_limit = state.spool.bytes() + super::apply::SPOOL_BYTES;
     }
 }

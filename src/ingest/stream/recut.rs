@@ -160,7 +160,7 @@ impl<'s> Recut<'_, 's> {
 
     /// The end of the whole zero blocks that are known to begin at `at`.
     fn hole_at(&mut self, content: &Content, at: u64) -> Result<Option<u64>> {
-        if at % BLOCK != 0 {
+        if !at.is_multiple_of(BLOCK) {
             return Ok(None);
         }
         let Span::Hole(end) = self.span(content, at)? else { return Ok(None) };

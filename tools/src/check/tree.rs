@@ -14,7 +14,7 @@ use repo_format::{
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// The attribute by which repair marks a file that lost something (SPEC.md section 15).
+/// The attribute by which repair marks a file that lost something (SPEC.md section 17).
 pub const DAMAGED: &[u8] = b"user.relict.damaged";
 /// Problems of one tree that are spelled out; the rest are counted.
 const WRONG_SHOWN: usize = 10;

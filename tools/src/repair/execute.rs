@@ -1,5 +1,5 @@
 //! Carrying out a plan. Each step is durable before the next begins, and a repair that was killed is begun again from the
-//! check: what is done then is not found any more (SPEC.md section 15).
+//! check: what is done then is not found any more (SPEC.md section 17).
 
 use super::plan::Plan;
 use super::salvage::{Restorer, kind_of, save};
@@ -78,7 +78,7 @@ pub fn mend_points(writer: &Writer, plan: &Plan, done: &mut Done) -> Result<()> 
     Ok(())
 }
 
-/// The tree first, then the record that takes the old one's place (SPEC.md section 15).
+/// The tree first, then the record that takes the old one's place (SPEC.md section 17).
 fn write_truth(writer: &Writer, point: &PointRecord, truth: Truth, why: &str, paths: &[String]) -> Result<()> {
     let repository = &**writer.repository();
     let old: Option<&ChunkId> = if truth.whole { None } else { Some(&point.root) };

@@ -128,6 +128,8 @@ impl Model {
             }
             Op::Clone { to, offset, state, from, from_offset, len } => {
                 self.file(to)?;
+                // The state that is being made may be named, too.
+                let state = state.filter(|state| *state != states.len());
                 let mut other = state.map(|state| states.get(state).cloned());
                 let source = match &mut other {
                     Some(state) => state.as_mut()?.file(from)?,
@@ -299,7 +301,7 @@ proptest! {
                         model = next;
                         done.push(op.clone());
                     }
-                    None => refused = refused.or_else(|| Some([&done[..], &[op.clone()]].concat())),
+                    None => refused = refused.or_else(|| Some([&done[..], std::slice::from_ref(op)].concat())),
                 }
             }
             let parent = number.checked_sub(1);

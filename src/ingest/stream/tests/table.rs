@@ -32,9 +32,12 @@ fn listing(world: &World, sealed: &Sealed) -> Vec<String> {
     seen.iter().skip(1).map(one).collect()
 }
 
+/// What it is about, the states' changes, and the listing of the last.
+type Row = (&'static str, Vec<Vec<Op>>, Vec<&'static str>);
+
 #[test]
 fn sequences_give_the_trees_they_say() {
-    let rows: Vec<(&str, Vec<Vec<Op>>, Vec<&str>)> = vec![
+    let rows: Vec<Row> = vec![
         ("nothing", vec![vec![]], vec![]),
         ("the source's numbers are kept", vec![vec![file("b", 300), file("a", 258)]], vec!["258 a", "300 b"]),
         ("a number that is taken is not given twice", vec![vec![file("a", 258), file("b", 258)]], vec!["258 a", "259 b"]),
@@ -57,6 +60,11 @@ fn sequences_give_the_trees_they_say() {
             "and gets a new one if it stays after all",
             vec![vec![dir("d", 257), file("d/x", 258), dir("d/e", 259)], vec![rename("d", "o"), dir("n", 257), rename("o", "n/o")]],
             vec!["257 n", "260 n/o", "259 n/o/e", "258 n/o/x"],
+        ),
+        (
+            "also when the new file is in it",
+            vec![vec![dir("d", 257)], vec![file("d/f", 257), write("d/f", 0, b"x")]],
+            vec!["258 d", "257 d/f=x"],
         ),
         (
             "swapped by way of a third name",
