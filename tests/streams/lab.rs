@@ -151,6 +151,9 @@ impl<'a> Work<'a> {
             for entry in fs::read_dir(&dir).unwrap() {
                 let entry = entry.unwrap();
                 let kind = entry.file_type().unwrap();
+                if entry.file_name() == ".relict-snapshots" {
+                    continue;
+                }
                 if kind.is_dir() {
                     todo.push(entry.path());
                 } else if kind.is_file() {

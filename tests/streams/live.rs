@@ -102,12 +102,12 @@ fn chain(compress: &str, snapshots: usize) {
     rig.umount();
 }
 
-/// Another subvolume that shares extents, sent with `-c`.
+/// A subvolume that has gone another way, with reflinks of what both had, sent with `-c`: btrfs finds the parent itself.
 fn clones(rig: &Rig, lab: &Lab, base: &Path, random: &mut Random) {
     let other = lab.mount().join("other");
-    lab.btrfs(&["subvolume", "create"], &[&other]);
+    lab.btrfs(&["subvolume", "snapshot"], &[base, &other]);
     std::fs::write(other.join("own"), random.bytes(5000)).unwrap();
-    let copy = args(&["-a", "--reflink=always"], &[base, &other]);
+    let copy = args(&["-a", "--reflink=always"], &[base, &other.join("copy")]);
     run("cp", &copy);
     let snapshot = lab.snapshot(&other, "other-1");
     let made = one(rig, "n:v2", &args(&["--proto", "2", "-c"], &[base, &snapshot]), &[]);
