@@ -132,6 +132,7 @@ fn main() {
             host: b"bench".to_vec(),
             source: b"bench".to_vec(),
             tags: Vec::new(),
+            set: None,
             excludes: Excludes::new(&ExcludeOptions::default()).unwrap(),
             stand_in: None,
             one_file_system: false,
