@@ -6,7 +6,7 @@ use crate::rig::{Random, Rig};
 use crate::walker::{CompareOptions, assert_same, manifest};
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ const WAYS: [(&str, &[&str]); 3] =
     [("n:v1", &["--proto", "1"]), ("n:v2", &["--proto", "2"]), ("n:compressed", &["--proto", "2", "--compressed-data"])];
 
 fn args<'a>(words: &[&'a str], paths: &[&'a Path]) -> Vec<&'a OsStr> {
-    words.iter().map(OsStr::new).chain(paths.iter().map(|path| path.as_os_str())).collect()
+    words.iter().map(|word| OsStr::new(*word)).chain(paths.iter().map(|path| path.as_os_str())).collect()
 }
 
 fn chain(compress: &str, snapshots: usize) {
@@ -64,7 +64,7 @@ fn chain(compress: &str, snapshots: usize) {
     let rig = Rig::new();
     rig.mount();
     let mut worked = lab.work(&mut random, 150);
-    let mut taken = Vec::new();
+    let mut taken: Vec<PathBuf> = Vec::new();
     let mut roots: [Vec<String>; 3] = Default::default();
     for number in 0..snapshots {
         worked += lab.work(&mut random, 25);

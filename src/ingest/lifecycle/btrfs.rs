@@ -22,11 +22,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Where snapshots are, in the subvolume.
 pub const SNAPSHOT_DIR: &str = ".relict-snapshots";
 /// Messages of a program that are kept, in bytes.
 const MAX_MESSAGE_BYTES: u64 = 4096;
+/// How often a snapshot that is in use is tried to be removed, and how long is waited between.
+const REMOVE_TRIES: u32 = 10;
+const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// The newest stream version that the running kernel can send.
 const STREAM_VERSION: &str = "/sys/fs/btrfs/features/send_stream_version";
 
@@ -106,7 +110,17 @@ impl Subvolume {
     /// # Errors
     /// When btrfs refuses.
     pub fn remove(&self, snapshot: &Snapshot) -> Result<()> {
-        btrfs(&["subvolume".as_ref(), "delete".as_ref(), snapshot.path.as_os_str()]).map(drop)
+        let mut tries = 1;
+        loop {
+            // A sender whose reader was killed holds the snapshot until it writes again.
+            match btrfs(&["subvolume".as_ref(), "delete".as_ref(), snapshot.path.as_os_str()]) {
+                Err(error) if tries < REMOVE_TRIES && error.kind() == ErrorKind::Io => {
+                    std::thread::sleep(REMOVE_PAUSE);
+                    tries += 1;
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 }
 
@@ -128,11 +142,9 @@ pub fn backup(writer: &Writer, volume: &Subvolume, options: &StreamOptions, moni
     let points = writer.repository().point_records()?;
     let known: Vec<Vec<u8>> = points.iter().filter_map(StateInfo::of).map(|state| state.id).collect();
     let (mut old, left_over): (Vec<_>, Vec<_>) = volume.snapshots()?.into_iter().partition(|one| known.iter().any(|id| *id == one.id));
-    for snapshot in &left_over {
-        volume.remove(snapshot)?;
-    }
-    let parent = old.pop();
     let mut warnings = Vec::new();
+    remove_all(volume, &left_over, &mut warnings);
+    let parent = old.pop();
     // Newer ones than these are sealed: they were to go long ago.
     remove_all(volume, &old, &mut warnings);
     let snapshot = volume.take(options.time)?;
