@@ -411,6 +411,8 @@ impl Shared {
             SegmentKind::Node | SegmentKind::Point => (&self.meta, PackageKind::Meta),
         };
         let mut slot = lock(slot);
+        // Another thread's append may have failed half way while this one compressed: then nothing may follow it.
+        self.healthy()?;
         if slot.is_none() {
             *slot = Some(self.begin(kind).map_err(|e| self.fail(e))?);
         }
