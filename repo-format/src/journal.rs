@@ -19,6 +19,11 @@ pub enum JournalRecord {
         /// What it holds.
         kind: PackageKind,
     },
+    /// What the index does not name of a sealed package is being removed; all of it when the index does not list it.
+    PackageFree {
+        /// The package.
+        package: PackageId,
+    },
 }
 
 impl JournalRecord {
@@ -28,6 +33,7 @@ impl JournalRecord {
         let mut w = Writer::with_capacity(JOURNAL_MAX_BYTES);
         match self {
             Self::PackageOpen { package, kind } => w.u8(1).u8(*kind as u8).bytes(&package.0),
+            Self::PackageFree { package } => w.u8(2).bytes(&package.0),
         };
         w.finish_checked()
     }
@@ -47,6 +53,7 @@ impl JournalRecord {
                 };
                 Self::PackageOpen { package: PackageId(r.array()?), kind }
             }
+            2 => Self::PackageFree { package: PackageId(r.array()?) },
             _ => return Err(r.field("kind")),
         };
         r.end()?;

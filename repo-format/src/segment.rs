@@ -29,6 +29,8 @@ pub enum SegmentKind {
     Node = 2,
     /// One restore point record.
     Point = 3,
+    /// One point state record.
+    State = 4,
 }
 
 /// How the payload holds the chunks' bytes. Zero is never valid.
@@ -153,6 +155,7 @@ impl SegmentHeader {
             1 => SegmentKind::Data,
             2 => SegmentKind::Node,
             3 => SegmentKind::Point,
+            4 => SegmentKind::State,
             _ => return Err(r.field("kind")),
         };
         let codec = match r.u8()? {
@@ -163,7 +166,7 @@ impl SegmentHeader {
         r.zeros(2)?;
         let number = r.u32()?;
         let count = r.u32()?;
-        if kind == SegmentKind::Point && count != 1 {
+        if matches!(kind, SegmentKind::Point | SegmentKind::State) && count != 1 {
             return Err(r.field("chunk count"));
         }
         let (raw_bytes, stored_bytes) = (r.u32()?, r.u32()?);

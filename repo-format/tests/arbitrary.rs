@@ -70,8 +70,8 @@ fn point() -> impl Strategy<Value = PointRecord> {
 fn segment() -> impl Strategy<Value = SegmentHeader> {
     let row = (chunk(), 1..100_000_u32).prop_map(|(id, raw_bytes)| TableEntry { id, raw_bytes });
     (vec(row, 1..20), any::<u32>(), any::<[u8; 16]>(), 0..4_u8, 1..=100_u64).prop_map(|(mut table, number, payload_check, kind, part)| {
-        let kind = [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point][usize::from(kind) % 3];
-        if kind == SegmentKind::Point {
+        let kind = [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point, SegmentKind::State][usize::from(kind) % 4];
+        if matches!(kind, SegmentKind::Point | SegmentKind::State) {
             table.truncate(1);
         }
         let raw: u64 = table.iter().map(|row| u64::from(row.raw_bytes)).sum();
@@ -93,6 +93,12 @@ proptest! {
     #[test]
     fn points_come_back(point in point()) {
         prop_assert_eq!(PointRecord::decode(&point.encode()), Ok(point));
+    }
+
+    #[test]
+    fn point_states_come_back(ids in any::<[[u8; 16]; 2]>(), sequence in 1..=u64::MAX, made: i64, hidden in option::of(any::<i64>()), protected: bool, locked_until in option::of(any::<i64>())) {
+        let state = PointState { repo: RepoId(ids[0]), point: PointId(ids[1]), sequence, made, hidden, protected, locked_until };
+        prop_assert_eq!(PointState::decode(&state.encode()), Ok(state));
     }
 
     #[test]

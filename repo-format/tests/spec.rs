@@ -107,6 +107,19 @@ fn expected() -> BTreeMap<&'static str, Fields> {
         ("package_kind", vec![2]),
         ("package", samples::PACKAGE.0.to_vec()),
     ]));
+    out.insert("journal record of freeing", checked(vec![("kind", vec![2]), ("package", samples::PACKAGE.0.to_vec())]));
+    out.insert("point state", checked(vec![
+        ("magic", b"RPST".to_vec()),
+        ("version", le(1_u16.to_le_bytes())),
+        ("flags", vec![7]),
+        ("zero", vec![0]),
+        ("repository", samples::REPO.0.to_vec()),
+        ("point", samples::POINT.0.to_vec()),
+        ("sequence", le(3_u64.to_le_bytes())),
+        ("made_sec", le(1_763_700_010_i64.to_le_bytes())),
+        ("hidden_sec", le(1_763_700_010_i64.to_le_bytes())),
+        ("locked_sec", le(1_800_000_000_i64.to_le_bytes())),
+    ]));
     out
 }
 
@@ -317,6 +330,7 @@ fn limits_are_the_constants() {
         ("TREE_INO", TREE_INO),
         ("ROOT_INO", ROOT_INO),
         ("POINT_FIXED_BYTES", POINT_FIXED_BYTES as u64),
+        ("POINT_STATE_BYTES", POINT_STATE_BYTES as u64),
         ("JOURNAL_MAX_BYTES", JOURNAL_MAX_BYTES as u64),
     ]);
     let limits = of_kind("limits");
@@ -329,7 +343,7 @@ fn limits_are_the_constants() {
 fn numbers_of_enumerations_are_the_code_s() {
     let enums: [(&str, Vec<(String, u8)>); 7] = [
         ("PackageKind", [PackageKind::Data, PackageKind::Meta].map(|k| (format!("{k:?}"), k as u8)).to_vec()),
-        ("SegmentKind", [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point].map(|k| (format!("{k:?}"), k as u8)).to_vec()),
+        ("SegmentKind", [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point, SegmentKind::State].map(|k| (format!("{k:?}"), k as u8)).to_vec()),
         ("Codec", [Codec::Raw, Codec::Zstd].map(|k| (format!("{k:?}"), k as u8)).to_vec()),
         ("KeyKind", {
             use KeyKind::{Dirent, Extent, Inode, SourceIno, Target, Xattr};
@@ -343,7 +357,10 @@ fn numbers_of_enumerations_are_the_code_s() {
             use SourceKind::{Btrfs, Dir, Image, Rbd};
             [Dir, Btrfs, Image, Rbd].map(|k| (format!("{k:?}"), k as u8)).to_vec()
         }),
-        ("JournalKind", vec![("PackageOpen".into(), samples::sample_journal().encode()[0])]),
+        ("JournalKind", vec![
+            ("PackageOpen".into(), samples::sample_journal().encode()[0]),
+            ("PackageFree".into(), JournalRecord::PackageFree { package: samples::PACKAGE }.encode()[0]),
+        ]),
     ];
     let mut found = of_kind("enum");
     for (name, numbers) in enums {
@@ -400,6 +417,7 @@ fn tags_of_a_restore_point_are_as_listed() {
             "file_system" => point.file_systems.clone(),
             "note" => point.notes.clone(),
             "program" => vec![point.program.clone()],
+            "set" => point.set().iter().map(|set| set.0.to_vec()).collect(),
             other => panic!("no test expects the tag '{other}'"),
         }
     };
@@ -408,6 +426,7 @@ fn tags_of_a_restore_point_are_as_listed() {
         let tag: u16 = row[0].parse().unwrap();
         let values: Vec<_> = found.iter().filter(|(t, _)| *t == tag).map(|(_, v)| v.to_vec()).collect();
         assert_eq!(values, named(&row[1]), "tag {tag}");
+        assert_eq!(row[1] == "set", tag == SET_TAG);
     }
     let listed: BTreeSet<u16> = tags[""].iter().map(|row| row[0].parse().unwrap()).collect();
     assert!(found.iter().all(|(tag, _)| listed.contains(tag) || *tag >= 0x8000));

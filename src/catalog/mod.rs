@@ -1,7 +1,14 @@
 //! What a repository knows: the trees of its restore points, over the chunks that `store` keeps.
 
+pub mod compact;
 pub mod edits;
+pub mod history;
+pub mod mark;
 pub mod points;
+pub mod protection;
+pub mod prune;
+pub mod retention;
+pub mod sorter;
 pub mod tree;
 
 use crate::error::Result;

@@ -7,7 +7,7 @@ use super::neighbours::Neighbours;
 use super::tuning::set_read_ahead;
 use super::umount::umount;
 use crate::os;
-use crate::view::{Backing, ChangedDir, Damage, Owner, View};
+use crate::view::{Backing, ChangedDir, Damage, Only, Owner, View};
 use crate::{Error, ErrorKind, Result};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use repo_format::Time;
@@ -44,6 +44,8 @@ pub struct MountOptions {
     pub wait_limit: Duration,
     /// Where requests are counted.
     pub counts: Arc<RequestCounts>,
+    /// One source or one restore point as the root; None shows everything.
+    pub only: Option<Only>,
     /// Who is told of damage; standard error by default.
     pub report: Arc<dyn Fn(&Damage) + Send + Sync>,
 }
@@ -60,6 +62,7 @@ impl Default for MountOptions {
             push_neighbours: true,
             wait_limit: WAIT_LIMIT,
             counts: Arc::default(),
+            only: None,
             report: Arc::new(|damage| eprintln!("relict: {damage}")),
         }
     }
@@ -84,7 +87,13 @@ pub fn run<B: Backing + 'static>(
     let name = repository.name();
     let owner = Owner { uid: os::geteuid(), gid: os::getegid() };
     let report = Arc::clone(&options.report);
-    let view = Arc::new(View::new(repository, owner, move |damage| report(damage))?);
+    let mut view = View::new(repository, owner, move |damage| report(damage))?;
+    if let Some(only) = &options.only {
+        view = view.with_root(only)?;
+    }
+    let counts = Arc::clone(&options.counts);
+    view.add_figures(move || counts.figures());
+    let view = Arc::new(view);
     let mounted = Mounted::start(&view, mountpoint, name, options)?;
     if let Err(error) = ready() {
         mounted.end();

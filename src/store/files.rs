@@ -185,16 +185,89 @@ impl PackageStore for FileStore {
         })
     }
 
-    fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64> {
+    fn free(&self, id: &PackageId, ranges: &[(u64, u64)], must: bool) -> Result<u64> {
         let path = self.path(id);
-        let context = |e| Error::io(format!("freeing a range of package {}", path.display()), e);
-        let blocks = || fs::metadata(&path).map(|m| std::os::unix::fs::MetadataExt::blocks(&m));
+        let context = |e| Error::io(format!("freeing a part of package {}", path.display()), e);
+        let file = open_sealed(&path).map_err(context)?;
+        let blocks = || file.metadata().map(|m| std::os::unix::fs::MetadataExt::blocks(&m));
         let before = blocks().map_err(context)?;
-        let file = OpenOptions::new().write(true).open(&path).map_err(context)?;
-        match crate::os::punch_hole(&file, offset, bytes) {
-            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(0),
-            other => other.map_err(context)?,
+        for (start, end) in ranges {
+            match crate::os::punch_hole(&file, *start, end - start) {
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    if must {
+                        write_zeros(&file, *start, *end).map_err(context)?;
+                    }
+                }
+                other => other.map_err(context)?,
+            }
         }
+        file.sync_data().map_err(context)?;
         Ok(before.saturating_sub(blocks().map_err(context)?) * 512)
     }
+
+    fn frees_parts(&self, id: &PackageId) -> Result<bool> {
+        let path = self.path(id);
+        let context = |e| Error::io(format!("opening package {}", path.display()), e);
+        let file = open_sealed(&path).map_err(context)?;
+        // Behind the end there is nothing to lose.
+        let behind = file.metadata().map_err(context)?.len().next_multiple_of(BLOCK_BYTES);
+        match crate::os::punch_hole(&file, behind + BLOCK_BYTES, BLOCK_BYTES) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(e) => Err(context(e)),
+        }
+    }
+
+    fn room(&self, id: &PackageId, ranges: &[(u64, u64)]) -> Result<u64> {
+        let file = self.reader(id)?;
+        let context = |e| Error::io(format!("looking for holes in package {}", self.path(id).display()), e);
+        let length = file.metadata().map_err(context)?.len();
+        let data = crate::os::data_ranges(&file, length).collect::<std::io::Result<Vec<_>>>().map_err(context)?;
+        let mut room = 0;
+        for (start, end) in ranges {
+            let (start, end) = (start.next_multiple_of(BLOCK_BYTES), end / BLOCK_BYTES * BLOCK_BYTES);
+            if start >= end {
+                continue;
+            }
+            let first = data.partition_point(|(at, bytes)| at + bytes <= start);
+            for (at, bytes) in data.iter().skip(first).take_while(|(at, _)| *at < end) {
+                room += (at + bytes).min(end) - (*at).max(start);
+            }
+        }
+        Ok(room)
+    }
+
+    fn occupied(&self, id: &PackageId) -> Result<u64> {
+        let path = self.path(id);
+        let blocks = fs::metadata(&path).map(|m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
+        blocks.map_err(|e| missing(&path, e))
+    }
+}
+
+/// What file systems give back at once; a smaller block only makes the estimate too low.
+const BLOCK_BYTES: u64 = 4096;
+
+/// A sealed package is read-only, for its owner too.
+fn open_sealed(path: &Path) -> std::io::Result<File> {
+    let open = || OpenOptions::new().write(true).open(path);
+    match open() {
+        Err(e) if e.kind() == Io::PermissionDenied => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            let file = open();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o400))?;
+            file
+        }
+        other => other,
+    }
+}
+
+fn write_zeros(file: &File, start: u64, end: u64) -> std::io::Result<()> {
+    let zeros = [0; 64 * 1024];
+    let mut at = start;
+    while at < end {
+        let bytes = (end - at).min(zeros.len() as u64) as usize;
+        file.write_all_at(zeros.get(..bytes).unwrap_or_default(), at)?;
+        at += bytes as u64;
+    }
+    Ok(())
 }

@@ -103,7 +103,7 @@ impl PackageInfo {
     }
 }
 
-const REBUILD: &str = "the packages are not affected; 'relict-maint rebuild' makes a new index from them";
+pub(super) const REBUILD: &str = "the packages are not affected; 'relict-maint rebuild' makes a new index from them";
 
 /// The open database, as the one writer or as a reader that follows it.
 pub struct Index {
@@ -113,11 +113,11 @@ pub struct Index {
 }
 
 /// Key and value of the database.
-type Row = (Box<[u8]>, Box<[u8]>);
+pub(super) type Row = (Box<[u8]>, Box<[u8]>);
 
 /// Changes that become visible and durable together.
 #[derive(Default)]
-pub struct IndexBatch(WriteBatch);
+pub struct IndexBatch(pub(super) WriteBatch);
 
 impl Index {
     /// Opens for writing; `create` makes a new database.
@@ -170,7 +170,7 @@ impl Index {
         Ok(())
     }
 
-    fn cf(&self, name: &str) -> Result<&ColumnFamily> {
+    pub(super) fn cf(&self, name: &str) -> Result<&ColumnFamily> {
         let missing = || Error::damaged(format!("the index has no column family '{name}'")).advise(REBUILD);
         self.db.cf_handle(name).ok_or_else(missing)
     }
@@ -240,7 +240,7 @@ impl Index {
         self.scan("journal")?.map(|row| Ok(JournalRecord::decode(&row?.1)?)).collect()
     }
 
-    fn scan(&self, cf: &str) -> Result<impl Iterator<Item = Result<Row>> + '_> {
+    pub(super) fn scan(&self, cf: &str) -> Result<impl Iterator<Item = Result<Row>> + '_> {
         let rows = self.db.iterator_cf(self.cf(cf)?, rocksdb::IteratorMode::Start);
         Ok(rows.map(|row| row.map_err(|e| failed("reading the index", &e))))
     }

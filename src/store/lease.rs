@@ -28,11 +28,16 @@ impl Lease {
             Err(TryLockError::Error(e)) => return Err(Error::io(format!("locking {}", path.display()), e)),
         }
         // Who holds it is for people; the lock itself is the kernel's.
-        let note = format!("{} {} {} {}\n", host(), std::process::id(), now(), command());
+        let note = signature();
         let written = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| file.write_all(note.as_bytes()));
         written.map_err(|e| Error::io(format!("writing {}", path.display()), e))?;
         Ok(Self { _file: file })
     }
+}
+
+/// One line that says who we are: host, pid, time, command.
+pub(super) fn signature() -> String {
+    format!("{} {} {} {}\n", host(), std::process::id(), now(), command())
 }
 
 fn held(file: &mut File) -> Error {

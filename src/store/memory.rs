@@ -77,7 +77,25 @@ impl PackageStore for MemoryStore {
         Ok(())
     }
 
-    fn punch(&self, _: &PackageId, _: u64, _: u64) -> Result<u64> {
+    fn free(&self, id: &PackageId, ranges: &[(u64, u64)], must: bool) -> Result<u64> {
+        let mut packages = self.packages();
+        let bytes = &mut packages.get_mut(id).ok_or_else(|| missing(id))?.bytes;
+        for (start, end) in ranges.iter().filter(|_| must) {
+            let range = *start as usize..(*end as usize).min(bytes.len());
+            bytes.get_mut(range).unwrap_or_default().fill(0);
+        }
         Ok(0)
+    }
+
+    fn frees_parts(&self, _: &PackageId) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn room(&self, _: &PackageId, _: &[(u64, u64)]) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn occupied(&self, id: &PackageId) -> Result<u64> {
+        self.len(id)
     }
 }

@@ -57,12 +57,31 @@ pub trait PackageStore: Send + Sync {
     /// When the medium fails; a missing package is no error.
     fn delete(&self, id: &PackageId) -> Result<()>;
 
-    /// Gives back the room of a byte range, whose content is undefined afterwards; the length stays.
-    /// Returns the bytes freed, 0 where the medium cannot.
+    /// Makes byte ranges (first byte, the one after the last) of a sealed package read as zeros, durably, and gives
+    /// back their room; the length stays. Needs no room itself. Where the medium cannot give back parts, nothing
+    /// happens, unless `must` is set: then the zeros are written. Returns the bytes given back.
     ///
     /// # Errors
     /// When the medium fails.
-    fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64>;
+    fn free(&self, id: &PackageId, ranges: &[(u64, u64)], must: bool) -> Result<u64>;
+
+    /// Whether [`PackageStore::free`] gives room back.
+    ///
+    /// # Errors
+    /// When the package cannot be opened.
+    fn frees_parts(&self, id: &PackageId) -> Result<bool>;
+
+    /// The bytes that [`PackageStore::free`] of these ranges would give back.
+    ///
+    /// # Errors
+    /// When the package cannot be read.
+    fn room(&self, id: &PackageId, ranges: &[(u64, u64)]) -> Result<u64>;
+
+    /// The bytes that [`PackageStore::delete`] would give back.
+    ///
+    /// # Errors
+    /// When the package is missing.
+    fn occupied(&self, id: &PackageId) -> Result<u64>;
 
     /// Says that a package will be read from front to back. A hint.
     fn announce(&self, _id: &PackageId) {}

@@ -4,7 +4,7 @@ use super::files::sync_dir;
 use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::keys::Keys;
 use super::lease::Lease;
-use super::recover::{finish_open_packages, index_segment, read_record};
+use super::recover::{finish_open_packages, index_segment, read_record, read_state};
 use super::repository::{Unlock, open_keys, package_store, read_header};
 use super::scan::scan_package;
 use super::{FileStore, PackageStore};
@@ -113,6 +113,14 @@ fn add_package(
             Err(e) => out.damage.push(format!("a restore point record in package {id} cannot be read: {e}")),
         }
     }
+    let mut states = Vec::new();
+    for found in scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::State) {
+        match read_state(store, keys, id, found) {
+            Ok(state) => states.push(state),
+            Err(e) => out.damage.push(format!("the state of a restore point in package {id} cannot be read: {e}")),
+        }
+    }
+    index.add_states(&mut batch, &states)?;
     index.commit(batch)
 }
 

@@ -6,7 +6,7 @@ use super::package_store::PackageStore;
 use super::scan::{FoundSegment, read_segment, scan_package};
 use crate::error::Result;
 use repo_format::{
-    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointId, PointRecord, SegmentKind,
+    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointId, PointRecord, PointState, SegmentKind,
 };
 
 /// Whether the place that the index names for a chunk still holds it.
@@ -66,6 +66,7 @@ fn finish(
     store.seal(&info.id)?;
     info.sealed = true;
     info.bytes = store.len(&info.id)?;
+    let mut states = Vec::new();
     for found in whole {
         index_segment(index, &mut batch, info.number, found, holds)?;
         // A point's record is appended when all that it needs is durable: where it is whole, the point is.
@@ -75,7 +76,11 @@ fn finish(
         {
             index.add_point(&mut batch, &point, &record)?;
         }
+        if found.header.kind == SegmentKind::State {
+            states.extend(read_state(store, keys, &info.id, found).ok());
+        }
     }
+    index.add_states(&mut batch, &states)?;
     index.add_package(&mut batch, &info)?;
     index.end_journal(&mut batch, info.number)?;
     index.commit(batch)
@@ -139,4 +144,10 @@ pub(super) fn read_record(
 ) -> Result<(PointRecord, ChunkId)> {
     let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
     Ok((PointRecord::decode(segment.raw())?, keys.chunk_id(segment.raw())))
+}
+
+/// The point state that a segment of kind `State` holds.
+pub(super) fn read_state(store: &dyn PackageStore, keys: &Keys, id: &PackageId, found: &FoundSegment) -> Result<PointState> {
+    let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
+    Ok(PointState::decode(segment.raw())?)
 }

@@ -54,6 +54,7 @@ pub struct Repository {
     nodes: Cache<ChunkId, NodeRef, NodeWeight>,
     locations: Cache<ChunkId, Location>,
     points: Cache<PointId, Arc<PointRecord>>,
+    pub(super) pin: std::sync::OnceLock<super::pins::Pin>,
     /// Segments that are not what was written: package number and offset.
     damaged: Mutex<HashSet<(u32, u32)>>,
 }
@@ -130,6 +131,7 @@ impl Repository {
             nodes: Cache::with_weighter((bytes >> 14) as usize + 16, bytes / 4, NodeWeight),
             locations: Cache::new(REMEMBERED_LOCATIONS),
             points: Cache::new(REMEMBERED_POINTS),
+            pin: std::sync::OnceLock::new(),
             damaged: Mutex::default(),
         }
     }
@@ -172,7 +174,7 @@ impl Repository {
         self.index.refresh()
     }
 
-    /// All sealed restore points whose record can be read, in no order. `relict-maint check` names the others.
+    /// All visible restore points whose record can be read, in no order. `relict-maint check` names the others.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -181,11 +183,22 @@ impl Repository {
         Ok(all.filter_map(|(_, record)| record.ok()).map(|record| PointRecord::clone(&record)).collect())
     }
 
-    /// All sealed restore points, in no order; a record that cannot be read is its item's error.
+    /// All visible restore points, in no order; a record that cannot be read is its item's error.
     ///
     /// # Errors
     /// When the index cannot be read.
     pub fn points(&self) -> Result<Vec<(PointId, Result<Arc<PointRecord>>)>> {
+        let states = self.index.states()?;
+        let hidden = |id: &PointId| states.get(id).is_some_and(|state| state.hidden.is_some());
+        let visible = self.index.points()?.into_iter().filter(|(id, _)| !hidden(id));
+        Ok(visible.map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
+    }
+
+    /// As [`Repository::points`], hidden ones too.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn all_points(&self) -> Result<Vec<(PointId, Result<Arc<PointRecord>>)>> {
         Ok(self.index.points()?.into_iter().map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
     }
 
@@ -221,6 +234,15 @@ impl Repository {
     /// # Errors
     /// `Damaged` when the chunk is not in the index or its segment is not what was written.
     pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
+        self.chunk_once(id).or_else(|error| {
+            // Maintenance may have moved it: the index is asked again, and only a new place is worth another look.
+            let before = self.locations.remove(id).map(|(_, at)| at).or(self.index.locate(id)?);
+            self.refresh()?;
+            if self.index.locate(id)? == before { Err(error) } else { self.chunk_once(id) }
+        })
+    }
+
+    fn chunk_once(&self, id: &ChunkId) -> Result<Chunk> {
         let at = self.locate(id)?.ok_or_else(|| lost(id, "it is not in the index"))?;
         let segment = self.segment(&at)?;
         let row = segment.row_at(at.skip).filter(|row| row.id == *id && row.raw_bytes == at.len);
@@ -229,6 +251,12 @@ impl Repository {
         }
         let start = at.skip as usize;
         Ok(Chunk { segment, start, end: start + at.len as usize })
+    }
+
+    /// Bytes of segments and tree nodes in memory; at most what [`OpenOptions`] allows.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.segments.weight() + self.nodes.weight()
     }
 
     /// Whether a chunk is in the cache, and known to be there: then [`Repository::chunk`] reads nothing.

@@ -102,9 +102,19 @@ impl PackageStore for RocksStore {
         let mut filled = 0;
         for part in self.parts(id, offset)? {
             let (at, bytes) = part?;
+            if offset + (filled as u64) < at {
+                // Freed: parts are appended without gaps.
+                let gap = usize::try_from(at - offset - filled as u64).unwrap_or(usize::MAX).min(buffer.len() - filled);
+                buffer[filled..filled + gap].fill(0);
+                filled += gap;
+                if filled == buffer.len() {
+                    return Ok(());
+                }
+            }
             let want = offset + filled as u64;
             let skip = usize::try_from(want.saturating_sub(at)).unwrap_or(usize::MAX);
-            let Some(source) = bytes.get(skip..).filter(|_| at <= want) else { break };
+            // The read may begin in a gap, behind the part before it.
+            let Some(source) = bytes.get(skip..) else { continue };
             let len = source.len().min(buffer.len() - filled);
             buffer[filled..filled + len].copy_from_slice(&source[..len]);
             filled += len;
@@ -152,8 +162,39 @@ impl PackageStore for RocksStore {
         self.index.raw().write(batch).map_err(|e| failed("deleting a package", &e))
     }
 
-    fn punch(&self, _: &PackageId, _: u64, _: u64) -> Result<u64> {
-        // Parts are whole segments and BlobDB frees them by its own compaction; compact rewrites instead.
-        Ok(0)
+    fn free(&self, id: &PackageId, ranges: &[(u64, u64)], _: bool) -> Result<u64> {
+        let mut freed = 0;
+        let mut batch = WriteBatch::default();
+        for part in self.parts(id, 0)? {
+            let (at, bytes) = part?;
+            let end = at + bytes.len() as u64;
+            // A segment is one part; what is missing between parts reads as zeros.
+            if ranges.iter().any(|(from, to)| *from <= at && end <= *to) {
+                batch.delete_cf(self.index.blobs()?, key(id, at));
+                freed += bytes.len() as u64;
+            }
+        }
+        let mut options = rocksdb::WriteOptions::default();
+        options.set_sync(true);
+        self.index.raw().write_opt(batch, &options).map_err(|e| failed("freeing a part of a package", &e))?;
+        Ok(freed)
+    }
+
+    fn frees_parts(&self, _: &PackageId) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn room(&self, id: &PackageId, ranges: &[(u64, u64)]) -> Result<u64> {
+        let mut room = 0;
+        for part in self.parts(id, 0)? {
+            let (at, bytes) = part?;
+            let end = at + bytes.len() as u64;
+            room += if ranges.iter().any(|(from, to)| *from <= at && end <= *to) { bytes.len() as u64 } else { 0 };
+        }
+        Ok(room)
+    }
+
+    fn occupied(&self, id: &PackageId) -> Result<u64> {
+        self.parts(id, 0)?.try_fold(0, |sum, part| Ok(sum + part?.1.len() as u64))
     }
 }

@@ -122,8 +122,22 @@ mod conformance {
         let mut buffer = vec![0; 200_000];
         store.read(&c, 50_001, &mut buffer).unwrap();
         assert_eq!(buffer, big[50_001..250_001]);
-        store.punch(&c, 0, 65_536).unwrap();
+        store.seal(&c).unwrap();
+        assert!(store.occupied(&c).unwrap() >= 300_000);
+        let ranges = [(70_000, 140_000), (210_000, 280_000)];
+        let room = store.room(&c, &ranges).unwrap();
+        assert_eq!(room > 0, store.frees_parts(&c).unwrap());
+        assert_eq!(store.free(&c, &ranges, true).unwrap(), room);
+        assert_eq!(store.room(&c, &ranges).unwrap(), 0, "freed once");
         assert_eq!(store.len(&c).unwrap(), 300_000);
+        let mut left = big.clone();
+        left[70_000..140_000].fill(0);
+        left[210_000..280_000].fill(0);
+        for (from, to) in [(0, 300_000), (69_990, 70_010), (80_000, 90_000), (139_000, 141_000), (100_000, 300_000)] {
+            let mut buffer = vec![1; to - from];
+            store.read(&c, from as u64, &mut buffer).unwrap();
+            assert_eq!(buffer, left[from..to], "{from} to {to}");
+        }
     }
 
     #[test]
@@ -151,7 +165,7 @@ mod conformance {
         store.create(&id).unwrap();
         store.append(&id, 0, &[&content(3, 1 << 20)]).unwrap();
         store.seal(&id).unwrap();
-        assert_eq!(store.punch(&id, 4096, 512 << 10).unwrap(), 512 << 10);
+        assert_eq!(store.free(&id, &[(4096, (512 << 10) + 4096)], false).unwrap(), 512 << 10);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::{
     ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, PackageKind, PointId, PointRecord,
-    SegmentKind, StoreKind, TableEntry,
+    PointState, SegmentKind, StoreKind, TableEntry,
 };
 use std::collections::HashSet;
 use std::path::Path;
@@ -96,6 +96,15 @@ struct OpenPackage {
     unindexed: Vec<(ChunkId, Location)>,
     /// Restore points whose records are among them: they become visible in the same batch.
     points: Vec<(PointId, ChunkId)>,
+    /// Point states among them.
+    states: Vec<PointState>,
+}
+
+/// What a segment puts into the catalogue beside its chunks.
+enum Listed {
+    Nothing,
+    Point(PointId),
+    State(PointState),
 }
 
 enum Job {
@@ -125,6 +134,7 @@ impl Writer {
 
     fn over(repository: Arc<Repository>, index: Arc<Index>, keys: Keys, lease: Lease) -> Result<Self> {
         let packages = repository.packages().clone();
+        super::free::finish_freeing(&index, &*packages)?;
         repository.note_damaged(index.damaged()?);
         let mut present = Present::new(&index, &*packages)?;
         let holds = |at: &Location| present.holds(&repository, &*packages, at);
@@ -230,10 +240,10 @@ impl Writer {
     /// # Errors
     /// When the medium fails; the run cannot go on then, and what was stored before stays whole.
     pub fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
-        self.store(kind, chunks, raw, None)
+        self.store(kind, chunks, raw, Listed::Nothing)
     }
 
-    fn store(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8], point: Option<PointId>) -> Result<()> {
+    fn store(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8], listed: Listed) -> Result<()> {
         if chunks.is_empty() {
             return Ok(());
         }
@@ -247,7 +257,7 @@ impl Writer {
         if kind == SegmentKind::Data {
             counters.new_data_chunks.fetch_add(chunks.len() as u64, Ordering::Relaxed);
         }
-        let full = self.shared.append(kind, packed, point)?;
+        let full = self.shared.append(kind, packed, listed)?;
         if let (Some(full), Some((sender, _))) = (full, &self.syncer) {
             sender.send(Job::Seal(Box::new(full))).map_err(|_| self.shared.gone())?;
         }
@@ -297,17 +307,44 @@ impl Writer {
     /// When the medium fails: the point is then not there, and what it shares with others is unharmed.
     pub fn seal(&self, point: &PointRecord) -> Result<()> {
         // Content before the nodes and the record that name it.
-        self.drain()?;
-        let data = lock(&self.shared.data).take();
-        data.map(|open| self.shared.seal_package(open)).transpose()?;
-        self.append_record(point)?;
-        self.finish()
+        self.seal_with_states(point, &[])
     }
 
     fn append_record(&self, point: &PointRecord) -> Result<()> {
         let record = point.encode();
         let chunk = (self.chunk_id(&record), record.len() as u32);
-        self.store(SegmentKind::Point, &[chunk], &record, Some(point.id))
+        self.store(SegmentKind::Point, &[chunk], &record, Listed::Point(point.id))
+    }
+
+    /// Makes point states hold, all of them or none of them for the index; when this returns they are durable.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn record_states(&self, states: &[PointState]) -> Result<()> {
+        self.append_states(states)?;
+        self.finish()
+    }
+
+    fn append_states(&self, states: &[PointState]) -> Result<()> {
+        for state in states {
+            let record = state.encode();
+            let chunk = (self.chunk_id(&record), record.len() as u32);
+            self.store(SegmentKind::State, &[chunk], &record, Listed::State(*state))?;
+        }
+        Ok(())
+    }
+
+    /// As [`Writer::seal`]; the states hold from the same moment.
+    ///
+    /// # Errors
+    /// As [`Writer::seal`].
+    pub fn seal_with_states(&self, point: &PointRecord, states: &[PointState]) -> Result<()> {
+        self.drain()?;
+        let data = lock(&self.shared.data).take();
+        data.map(|open| self.shared.seal_package(open)).transpose()?;
+        self.append_record(point)?;
+        self.append_states(states)?;
+        self.finish()
     }
 
     /// Ends as a process killed between the record and the catalogue would.
@@ -405,10 +442,10 @@ impl Shared {
     }
 
     /// Appends a segment; returns the package when that filled it.
-    fn append(&self, kind: SegmentKind, packed: Packed, point: Option<PointId>) -> Result<Option<OpenPackage>> {
+    fn append(&self, kind: SegmentKind, packed: Packed, listed: Listed) -> Result<Option<OpenPackage>> {
         let (slot, kind) = match kind {
             SegmentKind::Data => (&self.data, PackageKind::Data),
-            SegmentKind::Node | SegmentKind::Point => (&self.meta, PackageKind::Meta),
+            SegmentKind::Node | SegmentKind::Point | SegmentKind::State => (&self.meta, PackageKind::Meta),
         };
         let mut slot = lock(slot);
         // Another thread's append may have failed half way while this one compressed: then nothing may follow it.
@@ -419,7 +456,11 @@ impl Shared {
         let Some(open) = slot.as_mut() else { return Ok(None) };
         let record = packed.table().first().map(|row| row.id);
         self.append_to(open, packed).map_err(|e| self.fail(e))?;
-        open.points.extend(point.zip(record));
+        match listed {
+            Listed::Nothing => {}
+            Listed::Point(point) => open.points.extend(record.map(|record| (point, record))),
+            Listed::State(state) => open.states.push(state),
+        }
         Ok(if open.offset >= PACKAGE_BYTES { slot.take() } else { None })
     }
 
@@ -444,7 +485,7 @@ impl Shared {
         counter.fetch_add(1, Ordering::Relaxed);
         let offset = PACKAGE_HEADER_BYTES as u64;
         let key = self.keys.package(&id);
-        Ok(OpenPackage { info, key, offset, footer: PackageFooter::default(), unindexed: Vec::new(), points: Vec::new() })
+        Ok(OpenPackage { info, key, offset, footer: PackageFooter::default(), unindexed: Vec::new(), points: Vec::new(), states: Vec::new() })
     }
 
     fn append_to(&self, open: &mut OpenPackage, packed: Packed) -> Result<()> {
@@ -496,12 +537,14 @@ impl Shared {
         for (point, record) in &open.points {
             self.index.add_point(&mut batch, point, record)?;
         }
+        self.index.add_states(&mut batch, &open.states)?;
         self.index.add_package(&mut batch, &open.info)?;
         if open.info.sealed {
             self.index.end_journal(&mut batch, open.info.number)?;
         }
         self.index.commit(batch)?;
         open.points.clear();
+        open.states.clear();
         let mut pending = self.pending();
         open.unindexed.drain(..).for_each(|(id, _)| {
             pending.remove(&id);

@@ -169,8 +169,8 @@ def parse_segment_header(data, at=0):
     need(len(data) >= at + front_bytes, "segment table ends too early")
     table = bytes(data[at + 64 : at + front_bytes])
     need(check_of(bytes(data[at : at + 48]) + table) == check, "check of a segment header")
-    need(kind in (1, 2, 3) and codec in (1, 2) and zero == 0 and zeros == 0, "segment header")
-    need(kind != 3 or chunks == 1, "a restore point's segment has one chunk")
+    need(kind in (1, 2, 3, 4) and codec in (1, 2) and zero == 0 and zeros == 0, "segment header")
+    need(kind < 3 or chunks == 1, "a restore point's segment has one chunk")
     rows = [struct.unpack_from("<32sI", table, i) for i in range(0, len(table), 36)]
     need(all(1 <= n <= MAX_CHUNK for _, n in rows), "length of a chunk")
     need(sum(n for _, n in rows) == raw_bytes <= MAX_SEGMENT_RAW, "raw bytes of a segment")
@@ -465,6 +465,15 @@ def parse_point(data):
     return out
 
 
+def parse_state(data):
+    body = checked(data, "point state")
+    magic, version, flags, zero, repository, point, sequence, made, hidden, locked = unpack("4sHBB16s16sQqqq", body, "point state")
+    need(magic == b"RPST" and version == 1 and zero == 0 and flags < 8 and sequence > 0 and len(data) == 88, "point state")
+    need((flags & 1 or hidden == 0) and (flags & 4 or locked == 0), "times of a point state")
+    state = {"repository": repository, "point": point, "sequence": sequence, "made": made}
+    return state | {"hidden": hidden if flags & 1 else None, "protected": bool(flags & 2), "locked": locked if flags & 4 else None}
+
+
 # --- a repository -------------------------------------------------------------------------------------------
 
 
@@ -482,11 +491,13 @@ class Repository:
         if self.header.store != "files":
             raise Refused("the packages of this repository are inside its database; this reader reads files only")
         self.keys = Keys(self.unlock(password))
-        self.places, self.points, self.cache = {}, [], OrderedDict()
+        self.places, self.points, self.states, self.cache = {}, [], {}, OrderedDict()
         for file in sorted(self.path.glob("packages/??/*.pkg")):
             self.learn(file)
         # The same record may have been stored twice, around a crash.
-        self.points = sorted({p["id"]: p for p in self.points}.values(), key=lambda p: (p["time"], p["id"]))
+        points = {p["id"]: p | {"state": self.states.get(p["id"])} for p in self.points}.values()
+        shown = (p for p in points if p["state"] is None or p["state"]["hidden"] is None)
+        self.points = sorted(shown, key=lambda p: (p["time"], p["id"]))
 
     def unlock(self, password):
         slots = sorted(self.path.glob("keys/*.key"))
@@ -528,6 +539,18 @@ class Repository:
                     self.points.append(point)
                 except Refused as e:
                     warn(f"{file.name}, restore point at {at}: {e}")
+            elif segment.kind == 4:
+                self.learn_state(file, at, segment.table[0][0])
+
+    def learn_state(self, file, at, chunk):
+        """Of several states of a point the one with the highest sequence counts."""
+        try:
+            state = parse_state(self.chunk(chunk))
+            need(state["repository"] == self.header.repository, "point state of another repository")
+            if state["sequence"] > self.states.get(state["point"], {"sequence": 0})["sequence"]:
+                self.states[state["point"]] = state
+        except Refused as e:
+            warn(f"{file.name}, point state at {at}: {e}")
 
     def chunk(self, chunk):
         """The bytes of a chunk, whose id they have, from the first place that is whole."""
@@ -629,6 +652,8 @@ warn.count = 0
 def printable(value):
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, dict):
+        return {key: printable(v) for key, v in value.items()}
     return [printable(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 

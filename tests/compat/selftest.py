@@ -39,6 +39,7 @@ PARSERS = {
     "symlink-target": reader.parse_target,
     "source-inode": reader.parse_source_inode,
     "restore-point": reader.parse_point,
+    "point-state": reader.parse_state,
     "journal-record": None,  # of the database, which this reader does without
 }
 

@@ -3,10 +3,18 @@
 //! This file is a table: one module a command, each with its `Options` and its `run`.
 
 mod check;
+mod compact;
 mod confirm;
+mod dump;
+mod forget;
+mod health;
 mod keys;
+mod maint;
+mod prune;
 mod rebuild;
 mod repair;
+mod states;
+mod stats;
 
 use clap::{Args, Parser, Subcommand};
 use relict::Result;
@@ -48,21 +56,48 @@ struct Common {
 enum Command {
     /// Verify the repository; exit code 1 when something is wrong
     Check(check::Options),
+    /// Forget restore points by a policy or by name; prune removes them, undelete brings them back until then
+    Forget(forget::Options),
+    /// Show forgotten restore points again
+    Undelete(states::Undelete),
+    /// Keep restore points from being forgotten, thinned or removed
+    Protect(states::Protect),
+    /// Take protection back (a lock by date stays)
+    Unprotect(states::Unprotect),
+    /// Remove what forgotten restore points and interrupted backups left, and give the room back
+    Prune(prune::Options),
+    /// Rewrite packages that are mostly dead or small, so that what is read together lies together
+    Compact(compact::Options),
     /// Passwords: list, add, change, remove key slots; recovery sheets
     Keys(keys::Options),
     /// Make a new index (db/) from the packages; the old one is kept beside it
     Rebuild(rebuild::Options),
     /// Mend damage: bring back what can be had, put damaged packages aside, say what is lost
     Repair(repair::Options),
+    /// Show what the repository holds, what it costs, and what forgetting a restore point would free
+    Stats(stats::Options),
+    /// Show points, ages, verification and findings for monitoring
+    Health(health::Options),
+    /// Show any record as JSON
+    Dump(dump::Options),
 }
 
 impl Command {
     fn run(self, context: &Context) -> Result<Outcome> {
         match self {
             Self::Check(options) => check::run(context, &options),
+            Self::Forget(options) => forget::run(context, &options),
+            Self::Undelete(options) => states::undelete(context, &options),
+            Self::Protect(options) => states::protect(context, &options),
+            Self::Unprotect(options) => states::unprotect(context, &options),
+            Self::Prune(options) => prune::run(context, &options),
+            Self::Compact(options) => compact::run(context, &options),
             Self::Keys(options) => keys::run(context, &options),
             Self::Rebuild(options) => rebuild::run(context, &options),
             Self::Repair(options) => repair::run(context, &options),
+            Self::Stats(options) => stats::run(context, &options),
+            Self::Health(options) => health::run(context, &options),
+            Self::Dump(options) => dump::run(context, &options),
         }
     }
 }

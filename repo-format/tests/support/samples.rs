@@ -100,6 +100,7 @@ pub fn records() -> Vec<Record> {
         symlink_target(),
         source_ino(),
         restore_point(),
+        point_state(),
         journal(),
     ]
 }
@@ -215,6 +216,7 @@ fn segment_header() -> Record {
     let one = |raw_bytes| vec![TableEntry { id: CHUNK, raw_bytes }];
     let node = SegmentHeader { kind: SegmentKind::Node, number: 0, table: one(70_000), ..sample.clone() };
     let point = SegmentHeader { kind: SegmentKind::Point, codec: Codec::Raw, stored_bytes: 300, table: one(300), ..sample.clone() };
+    let state = SegmentHeader { kind: SegmentKind::State, codec: Codec::Raw, stored_bytes: 88, table: one(88), ..sample.clone() };
     let longest = SegmentHeader { number: u32::MAX, stored_bytes: 1, table: [one(8 << 20), one(8 << 20)].concat(), ..sample.clone() };
     let bytes = sample.encode();
     let with = |at, patch: &[u8]| resealed_segment(patched(&bytes, at, patch));
@@ -227,6 +229,7 @@ fn segment_header() -> Record {
         .valid("data-zstd", bytes.clone())
         .valid("node-zstd", node.encode())
         .valid("point-raw", point.encode())
+        .valid("state-raw", state.encode())
         .valid("most-raw-bytes", longest.encode())
         .invalid("magic", "other", with(0, b"X"))
         .invalid("field", "kind-zero", with(4, &[0]))
@@ -244,6 +247,8 @@ fn segment_header() -> Record {
         .invalid("field", "zstd-of-no-bytes", of(&|h| h.stored_bytes = 0))
         .invalid("field", "raw-of-other-length", of(&|h| h.codec = Codec::Raw))
         .invalid("field", "two-points", of(&|h| h.kind = SegmentKind::Point))
+        .invalid("field", "two-states", of(&|h| h.kind = SegmentKind::State))
+        .invalid("field", "kind-five", with(4, &[5]))
         .invalid("check", "id-flipped", patched(&bytes, 70, &[0]))
 }
 
@@ -558,6 +563,36 @@ fn restore_point() -> Record {
         .invalid("check", "root-flipped", patched(&bytes, 64, &[0]))
 }
 
+pub fn sample_state() -> PointState {
+    PointState {
+        repo: REPO,
+        point: POINT,
+        sequence: 3,
+        made: 1_763_700_010,
+        hidden: Some(1_763_700_010),
+        protected: true,
+        locked_until: Some(1_800_000_000),
+    }
+}
+
+fn point_state() -> Record {
+    let bytes = sample_state().encode();
+    let least = PointState { sequence: 1, hidden: None, protected: false, locked_until: None, ..sample_state() }.encode();
+    let with = |at, patch: &[u8]| resealed(patched(&bytes, at, patch));
+    Record::new("point-state", true, |b| PointState::decode(b).map(|s| s.encode()))
+        .valid("everything", bytes.clone())
+        .valid("visible-and-free", least)
+        .invalid("magic", "other", with(0, b"X"))
+        .invalid("version", "two", with(4, &[2]))
+        .invalid("reserved", "flag-8", with(6, &[15]))
+        .invalid("reserved", "byte-7", with(7, &[1]))
+        .invalid("field", "sequence-zero", with(40, &[0]))
+        .invalid("reserved", "hidden-without-flag", with(6, &[6]))
+        .invalid("reserved", "until-without-flag", with(6, &[3]))
+        .invalid("trailing", "byte-more", resealed([bytes.as_slice(), &[0]].concat()))
+        .invalid("check", "until-flipped", patched(&bytes, 64, &[1]))
+}
+
 pub fn sample_journal() -> JournalRecord {
     JournalRecord::PackageOpen { package: PACKAGE, kind: PackageKind::Meta }
 }
@@ -567,6 +602,7 @@ fn journal() -> Record {
     let with = |at, patch: &[u8]| resealed(patched(&bytes, at, patch));
     Record::new("journal-record", true, |b| JournalRecord::decode(b).map(|j| j.encode()))
         .valid("package-open", bytes.clone())
+        .valid("package-free", JournalRecord::PackageFree { package: PACKAGE }.encode())
         .invalid("field", "kind-zero", with(0, &[0]))
         .invalid("field", "package-kind-three", with(1, &[3]))
         .invalid("trailing", "byte-more", resealed([bytes.as_slice(), &[0]].concat()))

@@ -14,8 +14,8 @@ pub use affected::Names;
 pub use command::{Options, run, show_findings};
 pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Severity};
 pub use packages::Totals;
-pub use select::{Selection, oldest, parse_span};
-pub use tree::{DAMAGED, LostRange};
+pub use select::{Selection, oldest};
+pub use tree::{DAMAGED, LostRange, describe_range};
 
 use packages::{PackageCheck, interrupted};
 use relict::Result;
@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use table::ChunkTable;
+pub use table::ChunkTable;
 use tree::{TreeCheck, TreeReport};
 
 /// What to check.
@@ -81,7 +81,8 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let present: HashSet<PackageId> = repository.packages().list()?.into_iter().collect();
     repository.refresh()?;
     let packages = repository.index().packages()?;
-    let records = repository.points()?;
+    // Forgotten ones too: they can be brought back.
+    let records = repository.all_points()?;
     let table = ChunkTable::load(repository.index())?;
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
     let deadline = request.max_duration.map(|limit| Instant::now() + limit);
@@ -115,6 +116,8 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         report.findings.extend(rotten_files(repository, points.all())?);
         name_files(repository, points.all(), &mut report)?;
     }
+    // Threads find things in any order; people read them in one.
+    report.findings.sort_by_key(|f| (f.kind.severity() == Severity::Warning, f.kind, f.place.map(|p| (p.package, p.offset))));
     Ok(report)
 }
 
@@ -129,6 +132,12 @@ fn readable(records: Records, findings: &mut Vec<Finding>) -> Points {
         }
     }
     Points::new(out)
+}
+
+/// The records of all restore points that can be read, forgotten ones too: until a prune they are whole.
+pub fn all_records(repository: &Repository) -> Result<Vec<PointRecord>> {
+    let all = repository.all_points()?.into_iter();
+    Ok(all.filter_map(|(_, record)| record.ok()).map(|record| PointRecord::clone(&record)).collect())
 }
 
 /// How people know a restore point.
@@ -192,7 +201,7 @@ fn forgotten_records(repository: &Repository, seen: &[(ChunkId, PackageId)]) -> 
 /// Whether a record was replaced by a later one of the same point, as a repair does (SPEC.md section 8).
 fn superseded(repository: &Repository, chunk: &ChunkId) -> bool {
     let record = repository.chunk(chunk).ok().and_then(|bytes| PointRecord::decode(&bytes).ok());
-    let points = repository.point_records().unwrap_or_default();
+    let points = all_records(repository).unwrap_or_default();
     record.is_some_and(|old| points.iter().any(|new| new.id == old.id && new.sealed >= old.sealed))
 }
 
@@ -236,7 +245,7 @@ fn name_files(repository: &Repository, points: &[PointRecord], report: &mut Repo
             paths.dedup();
             // A finding of one tree's node names the files of that tree alone.
             let other_tree = finding.affected.first().is_some_and(|a| a.point != label(point));
-            if !(finding.kind == Kind::Node && other_tree) {
+            if finding.kind != Kind::KnownLoss && !(finding.kind == Kind::Node && other_tree) {
                 finding.affected.extend(paths.into_iter().map(|path| Affected { point: label(point), path: path.clone() }));
             }
         }

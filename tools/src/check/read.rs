@@ -95,8 +95,17 @@ mod tests {
         fn delete(&self, id: &PackageId) -> Result<()> {
             self.inner.delete(id)
         }
-        fn punch(&self, id: &PackageId, offset: u64, bytes: u64) -> Result<u64> {
-            self.inner.punch(id, offset, bytes)
+        fn free(&self, id: &PackageId, ranges: &[(u64, u64)], must: bool) -> Result<u64> {
+            self.inner.free(id, ranges, must)
+        }
+        fn frees_parts(&self, id: &PackageId) -> Result<bool> {
+            self.inner.frees_parts(id)
+        }
+        fn room(&self, id: &PackageId, ranges: &[(u64, u64)]) -> Result<u64> {
+            self.inner.room(id, ranges)
+        }
+        fn occupied(&self, id: &PackageId) -> Result<u64> {
+            self.inner.occupied(id)
         }
         fn drop_cached(&self, _: &PackageId, _: u64, _: u64) -> bool {
             self.dropped.fetch_add(1, Ordering::SeqCst);

@@ -6,12 +6,13 @@
 use super::finding::{Affected, Finding, Kind};
 use super::table::ChunkTable;
 use relict::Result;
+use relict::cli::text::counted;
 use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
 use relict::store::{NodeRef, Repository};
 use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// The attribute by which repair marks a file that lost something (SPEC.md section 14).
+/// The attribute by which repair marks a file that lost something (SPEC.md section 17).
 pub const DAMAGED: &[u8] = b"user.relict.damaged";
 /// Problems of one tree that are spelled out; the rest are counted.
 const WRONG_SHOWN: usize = 10;
@@ -74,6 +75,8 @@ pub struct TreeCheck<'a> {
     missing: HashSet<ChunkId>,
     /// Chunks that are missing in files that a repair has marked.
     known_missing: HashSet<ChunkId>,
+    /// Those files, and directories that a repair has marked: they may have lost names.
+    known: BTreeSet<u64>,
     /// Per level, whether the last node seen there ended at a border: only the last of a level may not.
     ended: Vec<bool>,
     outcome: TreeReport,
@@ -123,6 +126,7 @@ impl<'a> TreeCheck<'a> {
             wrong_count: 0,
             missing: HashSet::new(),
             known_missing: HashSet::new(),
+            known: BTreeSet::new(),
             ended: Vec::new(),
             outcome: TreeReport::default(),
         }
@@ -146,9 +150,13 @@ impl<'a> TreeCheck<'a> {
             let what = format!("{}: {} chunks of its files are not stored", self.label, self.missing.len());
             out.findings.push(Finding::new(Kind::ChunkMissing, what).losing(sorted(self.missing)));
         }
-        if !self.known_missing.is_empty() {
-            let what = format!("{}: a repair has marked files that lost content", self.label);
-            out.findings.push(Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing)));
+        if !self.known.is_empty() {
+            let what = format!("{}: {} here lost content or names, as a repair has written down", self.label, counted(self.known.len() as u64, "file"));
+            let mut finding = Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing));
+            let known: Vec<u64> = self.known.into_iter().collect();
+            let paths = super::rot::paths(self.repository, self.point, &known).unwrap_or_default();
+            finding.affected = paths.into_iter().map(|path| Affected { point: self.label.clone(), path }).collect();
+            out.findings.push(finding);
         }
         Ok(out)
     }
@@ -221,8 +229,13 @@ impl<'a> TreeCheck<'a> {
             self.problem(|| format!("file {ino}: extents overlap at {offset}"));
         }
         match self.table.locate(&extent.chunk) {
-            None if self.current.marked => drop(self.known_missing.insert(extent.chunk)),
-            None => drop(self.missing.insert(extent.chunk)),
+            None if self.current.marked => {
+                self.known.insert(ino);
+                self.known_missing.insert(extent.chunk);
+            }
+            None => {
+                self.missing.insert(extent.chunk);
+            }
             // A slice must lie inside its chunk.
             Some(at) if extent.skip.checked_add(extent.len).is_none_or(|end| end > at.len) => {
                 self.problem(|| format!("file {ino}: the extent at {offset} reaches past its chunk"));
@@ -241,6 +254,9 @@ impl<'a> TreeCheck<'a> {
             return self.problem(|| format!("inode {}: it has entries but no attributes", current.ino));
         };
         let kind = inode.kind();
+        if current.marked && kind == FileKind::Dir {
+            self.known.insert(current.ino);
+        }
         let kept = self.inodes.get_mut(current.ino);
         (kept.kind, kept.links) = (kind as u8, inode.nlink);
         if kind == FileKind::Dir && inode.nlink != 2 + current.subdirs {
@@ -362,9 +378,11 @@ impl NodeVisitor for TreeCheck<'_> {
     }
 }
 
-fn describe_range(from: &[u8], to: Option<&[u8]>) -> String {
+/// A lost range for people: what stood there nobody can say any more.
+pub fn describe_range(from: &[u8], to: Option<&[u8]>) -> String {
     let ino = |key: &[u8]| key.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
     match to.map(ino) {
+        None if from.is_empty() || ino(from) == TREE_INO => "(the whole tree)".to_owned(),
         Some(to) if to == ino(from) => format!("(part of inode {to})"),
         Some(to) => format!("(inodes {} to {to})", ino(from)),
         None => format!("(inodes from {})", ino(from)),

@@ -132,7 +132,7 @@ mod tests {
         let lines = lines(&slot(b""));
         let message = |lines: &[String]| parse(lines.join("\n").as_bytes()).unwrap_err().to_string();
         let mut bad = lines.clone();
-        bad[2] = bad[2].replacen("6162", "6163", 1).replacen('a', "b", 1);
+        bad[2] = bad[2].replacen("0707", "0708", 1);
         assert_ne!(bad[2], lines[2]);
         assert!(message(&bad).starts_with("line 3 is not as it was printed"), "{}", message(&bad));
         let mut missing = lines.clone();

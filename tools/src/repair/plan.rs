@@ -3,7 +3,7 @@
 
 use super::salvage::{Inventory, inventory};
 use super::sources::{Origin, Origins, in_repository, in_source};
-use crate::check::{Finding, Kind, Report, Request, Selection, Severity, Totals, check, label};
+use crate::check::{Finding, all_records, describe_range, Kind, Report, Request, Selection, Severity, Totals, check, label};
 use relict::Result;
 use relict::catalog::points::Points;
 use relict::cli::text;
@@ -61,7 +61,7 @@ impl Plan {
         }
         let records = lost_records(repository, &wanted)?;
         wanted.extend(records.iter().map(|(_, chunk)| *chunk));
-        let points = Points::new(repository.point_records()?);
+        let points = Points::new(all_records(repository)?);
         let origins = search(repository, sources, &report, points.all(), &wanted, stop)?;
         let lost: HashSet<ChunkId> = wanted.into_iter().filter(|id| !origins.contains_key(id)).collect();
         let rebuild = report.findings.iter().any(|f| f.kind == Kind::Index);
@@ -86,6 +86,7 @@ impl Plan {
             let mut paths: Vec<String> = hurt.inodes.iter().copied().chain(touched).map(|ino| hurt.names.path(ino)).collect();
             paths.sort();
             paths.dedup();
+            paths.extend(ranges.iter().map(|r| format!("names and attributes of {}", describe_range(&r.from, r.to.as_deref()))));
             if !paths.is_empty() || !ranges.is_empty() {
                 files.insert(label(point), paths);
             }
@@ -125,7 +126,7 @@ impl Plan {
             out.push(format!("take restore point {id} out of the catalogue: its record is lost"));
         }
         for (point, paths) in &self.files {
-            out.push(format!("lost in {point}: {}; the others stay as they are", text::counted(paths.len() as u64, "file")));
+            out.push(format!("lost in {point}: {}; the others stay as they are", text::counted(paths.len() as u64, "item")));
             out.extend(paths.iter().take(crate::check::AFFECTED_SHOWN).map(|path| format!("    {path}")));
             if paths.len() > crate::check::AFFECTED_SHOWN {
                 out.push(format!("    and {} more (--json names all)", paths.len() - crate::check::AFFECTED_SHOWN));

@@ -2,7 +2,7 @@
 
 use relict::store::{Location, PackageInfo, Repository, Segment, Writer};
 use relict::{Error, Result};
-use repo_format::{ChunkId, Node, PackageKind, PointRecord, SegmentKind};
+use repo_format::{ChunkId, Node, PackageKind, PointRecord, PointState, SegmentKind};
 use std::collections::{HashMap, HashSet};
 
 /// Chunks are collected up to so many bytes before they become a segment.
@@ -13,7 +13,8 @@ pub struct Restorer<'a> {
     writer: &'a Writer,
     data: Batch,
     nodes: Batch,
-    points: Vec<(ChunkId, Vec<u8>)>,
+    /// Records of all kinds: each has a segment of its own.
+    records: Vec<(SegmentKind, ChunkId, Vec<u8>)>,
     stored: HashSet<ChunkId>,
 }
 
@@ -34,7 +35,7 @@ impl Batch {
 
 impl<'a> Restorer<'a> {
     pub fn new(writer: &'a Writer) -> Self {
-        Self { writer, data: Batch::default(), nodes: Batch::default(), points: Vec::new(), stored: HashSet::new() }
+        Self { writer, data: Batch::default(), nodes: Batch::default(), records: Vec::new(), stored: HashSet::new() }
     }
 
     /// Takes a chunk, once. Its bytes must have its id.
@@ -48,8 +49,8 @@ impl<'a> Restorer<'a> {
         let batch = match kind {
             SegmentKind::Data => &mut self.data,
             SegmentKind::Node => &mut self.nodes,
-            SegmentKind::Point => {
-                self.points.push((*id, bytes.to_vec()));
+            other => {
+                self.records.push((other, *id, bytes.to_vec()));
                 return Ok(());
             }
         };
@@ -67,8 +68,8 @@ impl<'a> Restorer<'a> {
         self.writer.finish()?;
         self.nodes.flush(self.writer, SegmentKind::Node)?;
         self.writer.finish()?;
-        for (id, bytes) in &self.points {
-            self.writer.store_segment(SegmentKind::Point, &[(*id, bytes.len() as u32)], bytes)?;
+        for (kind, id, bytes) in &self.records {
+            self.writer.store_segment(*kind, &[(*id, bytes.len() as u32)], bytes)?;
         }
         self.writer.finish()?;
         Ok(self.stored.len() as u64)
@@ -83,6 +84,8 @@ pub fn kind_of(package: Option<PackageKind>, bytes: &[u8]) -> SegmentKind {
         SegmentKind::Node
     } else if PointRecord::decode(bytes).is_ok() {
         SegmentKind::Point
+    } else if PointState::decode(bytes).is_ok() {
+        SegmentKind::State
     } else {
         SegmentKind::Data
     }

@@ -1,5 +1,5 @@
 //! A new tree for a restore point that lost something: what can be read stays as it is, what is lost gives EIO and is marked,
-//! and the invariants of SPEC.md section 7 hold again (section 14 says how).
+//! and the invariants of SPEC.md section 7 hold again (section 15 says how).
 
 use crate::check::{DAMAGED, LostRange, Names};
 use relict::Result;

@@ -1,0 +1,156 @@
+//! Pins: what a running mount shows stays until the mount ends (SPEC.md section 10).
+//!
+//! A pin is a file in `pins/` that its holder keeps locked; the kernel lets go when the holder dies, so a pin never has to
+//! be removed by hand. It names the points that it holds. A holder writes a point down first and looks a second time
+//! whether it is still there; prune reads pins after it has the lease. So a point that somebody shows is always seen.
+
+use super::lease::signature;
+use super::repository::Repository;
+use crate::error::{Error, Result};
+use repo_format::{PointId, PointRecord};
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind as Io, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const DIR: &str = "pins";
+const SUFFIX: &str = "pin";
+
+/// Held as long as this value lives.
+pub struct Pin {
+    path: std::path::PathBuf,
+    held: Mutex<(File, HashSet<PointId>)>,
+}
+
+impl Pin {
+    /// Makes a pin that holds nothing yet.
+    ///
+    /// # Errors
+    /// `ReadOnly` or `Io` when the repository's directory cannot be written: then nothing can be pinned.
+    pub(super) fn take(repository: &Path) -> Result<Self> {
+        let dir = repository.join(DIR);
+        let context = |e| Error::io(format!("pinning restore points in {}", dir.display()), e);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(e) if e.kind() != Io::AlreadyExists => return Err(context(e)),
+            _ => {}
+        }
+        let name: [u8; 8] = super::keys::random()?;
+        let name = format!("{:016x}", u64::from_le_bytes(name));
+        // Locked before it has its name: who finds one unlocked may remove it.
+        let (new, path) = (dir.join(format!("{name}.new")), dir.join(format!("{name}.{SUFFIX}")));
+        let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new).map_err(context)?;
+        file.lock().map_err(context)?;
+        file.write_all(signature().as_bytes()).map_err(context)?;
+        fs::rename(&new, &path).map_err(context)?;
+        Ok(Self { path, held: Mutex::new((file, HashSet::new())) })
+    }
+
+    fn held(&self) -> MutexGuard<'_, (File, HashSet<PointId>)> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds more points. True when one of them was not held before.
+    fn hold(&self, points: &[PointRecord]) -> Result<bool> {
+        let mut held = self.held();
+        let new: Vec<PointId> = points.iter().map(|point| point.id).filter(|id| !held.1.contains(id)).collect();
+        if new.is_empty() {
+            return Ok(false);
+        }
+        let lines: String = new.iter().map(|id| format!("{id}\n")).collect();
+        held.0.write_all(lines.as_bytes()).map_err(|e| Error::io(format!("writing {}", self.path.display()), e))?;
+        held.1.extend(new);
+        Ok(true)
+    }
+
+    fn holds(&self, point: &PointId) -> bool {
+        self.held().1.contains(point)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Repository {
+    /// From here on, what [`Repository::shown_points`] gives is kept from prune until this value is dropped.
+    ///
+    /// # Errors
+    /// `ReadOnly` or `Io` when the repository's directory cannot be written: then nothing is pinned.
+    pub fn pin(&self) -> Result<()> {
+        if self.pin.get().is_none() {
+            let _ = self.pin.set(Pin::take(self.path())?);
+        }
+        Ok(())
+    }
+
+    /// The visible points, pinned if there is a pin.
+    ///
+    /// # Errors
+    /// When the index cannot be read or the pin cannot be written.
+    pub fn shown_points(&self) -> Result<Vec<PointRecord>> {
+        let points = self.point_records()?;
+        let Some(pin) = self.pin.get() else { return Ok(points) };
+        if !pin.hold(&points)? {
+            return Ok(points);
+        }
+        // A prune that did not see the pin has taken its points out of the list before it took anything else.
+        self.refresh()?;
+        let again = self.point_records()?.into_iter();
+        Ok(again.filter(|point| pin.holds(&point.id)).collect())
+    }
+}
+
+/// Who holds which points.
+#[derive(Debug, Clone)]
+pub struct PinHolder {
+    /// Host, process and command, for people.
+    pub who: String,
+    /// What is held.
+    pub points: HashSet<PointId>,
+}
+
+/// All pins whose holders live; the others are removed.
+///
+/// # Errors
+/// When the pins cannot be read: then nothing may be removed.
+pub fn pin_holders(repository: &Path) -> Result<Vec<PinHolder>> {
+    let dir = repository.join(DIR);
+    let context = |e| Error::io(format!("reading pins in {}", dir.display()), e);
+    let entries = match fs::read_dir(&dir) {
+        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
+        other => other.map_err(context)?,
+    };
+    let mut out = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(context)?.path();
+        if path.extension().is_none_or(|end| end != SUFFIX) {
+            continue;
+        }
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == Io::NotFound => continue,
+            other => other.map_err(context)?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => {
+                let _ = fs::remove_file(&path);
+            }
+            Err(TryLockError::WouldBlock) => out.push(holder(&fs::read(&path).map_err(context)?)),
+            Err(TryLockError::Error(e)) => return Err(context(e)),
+        }
+    }
+    Ok(out)
+}
+
+fn holder(bytes: &[u8]) -> PinHolder {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    let mut words = lines.next().unwrap_or_default().split_whitespace();
+    let (host, pid, _) = (words.next().unwrap_or("?"), words.next().unwrap_or("?"), words.next());
+    let who = format!("host {host}, pid {pid} ({})", words.collect::<Vec<_>>().join(" "));
+    // The last line may be half written: its point is not shown yet.
+    PinHolder { who, points: lines.filter_map(PointId::from_hex).collect() }
+}

@@ -1,0 +1,83 @@
+//! Maintenance dies at every step that it announces: the repository passes a check, no visible point is lost, and doing
+//! the same again completes it.
+
+use crate::rig::{Random, Rig};
+use crate::walker::{CompareOptions, diff, manifest};
+use crate::{listed, stored};
+use std::fs;
+use std::path::Path;
+
+/// Three points of many small and one large file; the first two are forgotten.
+fn prepared() -> (Rig, Vec<String>) {
+    let rig = Rig::new();
+    let mut random = Random::from_env();
+    for round in 0..3 {
+        for n in (0..600).filter(|n| n % 3 == round || round == 0) {
+            fs::write(rig.source().join(format!("f{n}")), random.bytes(3000)).unwrap();
+        }
+        fs::write(rig.source().join("large"), random.bytes(5 << 20)).unwrap();
+        rig.backup();
+    }
+    let points = listed(&rig);
+    rig.maint(&["forget", "--yes", "--keep-last", "1"]);
+    (rig, points)
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    assert!(std::process::Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status().unwrap().success());
+}
+
+fn killed_everywhere(rig: &Rig, command: &[&str], hidden: usize) -> usize {
+    let (repo, kept) = (rig.path("repo"), rig.path("kept"));
+    let (visible, want) = (listed(rig), manifest(&rig.source()));
+    copy(&repo, &kept);
+    let mut died = 0;
+    for step in 1.. {
+        copy(&kept, &repo);
+        let steps = rig.path("steps");
+        let _ = fs::remove_file(&steps);
+        let mut program = rig.command("relict-maint", command);
+        let ended = program.env("RELICT_STEPS", &steps).env("RELICT_DIE_AT", step.to_string()).output().unwrap();
+        if ended.status.success() {
+            break;
+        }
+        assert!(ended.status.code().is_none(), "{}", String::from_utf8_lossy(&ended.stderr));
+        died += 1;
+        let last = fs::read_to_string(&steps).unwrap().lines().last().unwrap().to_owned();
+        rig.maint(&["check", "--read-data"]);
+        assert_eq!(listed(rig), visible, "after {last}");
+        if step % 2 == 0 {
+            // The database is lost on top: what comes back is whole.
+            rig.maint(&["rebuild"]);
+            rig.maint(&["check", "--read-data"]);
+            let found = listed(rig).len();
+            assert!((visible.len()..=visible.len() + hidden).contains(&found), "after {last}: {found} points");
+        }
+        rig.maint(command);
+        rig.maint(&["check", "--read-data"]);
+        let differences = diff(&want, &manifest(&rig.restore("latest", &format!("out-{step}"))), &CompareOptions::restored());
+        assert!(differences.is_empty(), "after {last}: {}", differences.join("\n"));
+        fs::remove_dir_all(rig.path(&format!("out-{step}"))).unwrap();
+    }
+    died
+}
+
+#[test]
+fn prune_is_killed_at_every_step() {
+    let (rig, points) = prepared();
+    let before = stored(&rig);
+    let died = killed_everywhere(&rig, &["prune", "--yes"], points.len() - 1);
+    println!("{died} kills");
+    assert!(died >= 6, "{died} steps only");
+    assert!(stored(&rig) + (8 << 20) < before);
+}
+
+#[test]
+fn compact_is_killed_at_every_step() {
+    let (rig, _) = prepared();
+    rig.maint(&["prune", "--yes"]);
+    let died = killed_everywhere(&rig, &["compact", "--yes", "--min-live", "0.9"], 0);
+    println!("{died} kills");
+    assert!(died >= 4, "{died} steps only");
+}

@@ -1,0 +1,89 @@
+//! `compact`: packages that are mostly dead or small are rewritten.
+
+use super::maint::{Change, Exclusive, confirmed, label, named};
+use super::prune::duration;
+use clap::Args;
+use relict::catalog::compact::{CompactOptions, Compacted, Rewrite, compact, plan_compact, sequence};
+use relict::catalog::points::Filter;
+use relict::cli::context::Context;
+use relict::cli::exit::Outcome;
+use relict::cli::text::{counted, parse_size, size};
+use relict::{Error, ErrorKind, Result};
+use serde_json::json;
+use std::time::Instant;
+
+/// Options of `compact`.
+#[derive(Args)]
+pub struct Options {
+    /// Rewrite packages of whose bytes less than this share is needed
+    #[arg(long, value_name = "SHARE", default_value = "0.6")]
+    min_live: f64,
+    /// Rewrite at most so much
+    #[arg(long, value_name = "SIZE")]
+    max_bytes: Option<String>,
+    /// Stop after this time (90s, 30m, 1h)
+    #[arg(long, value_name = "TIME")]
+    max_duration: Option<String>,
+    /// Make this restore point sequential, whatever packages look like
+    #[arg(long, value_name = "POINT", conflicts_with_all = ["min_live", "max_bytes", "max_duration"])]
+    point: Option<String>,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
+    if !(0.0..=1.0).contains(&options.min_live) {
+        return Err(Error::new(ErrorKind::Usage, "--min-live is a share from 0 to 1").advise("0.6 rewrites packages that are less than 60 % alive"));
+    }
+    let deadline = options.max_duration.as_deref().map(duration).transpose()?.map(|limit| Instant::now() + limit);
+    let max_bytes = options.max_bytes.as_deref().map_or(Ok(u64::MAX), parse_size).map_err(|e| e.context("--max-bytes"))?;
+    let exclusive = Exclusive::open(context, options.change.wait)?;
+    if let Some(name) = &options.point {
+        return one_point(context, options, &exclusive, name);
+    }
+    let limits = CompactOptions { min_live: options.min_live, max_bytes, stop: &context.stop };
+    let rewrites = plan_compact(&exclusive.writer, &limits)?;
+    let (live, occupied) = rewrites.iter().fold((0, 0), |sum, r: &Rewrite| (sum.0 + r.live_bytes, sum.1 + r.occupied));
+    if context.json {
+        println!("{}", json!({"message_type": "plan", "packages": rewrites.len(), "live_bytes": live, "occupied_bytes": occupied}));
+    } else if context.chatty() {
+        println!("rewrite {}: {} that are needed, of {} on disk", counted(rewrites.len() as u64, "package"), size(live), size(occupied));
+    }
+    if rewrites.is_empty() || !confirmed(context, options.change, &format!("rewrite {}?", size(live)))? {
+        return summary(context, options, Compacted::default());
+    }
+    summary(context, options, compact(&exclusive.writer, &rewrites, deadline, &context.stop)?)
+}
+
+fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: &str) -> Result<Outcome> {
+    let points = named(exclusive.repository().point_records()?, &[name.to_owned()], &Filter::default())?;
+    let Some(point) = points.first() else { return Ok(Outcome::Complete) };
+    if context.chatty() {
+        println!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
+    }
+    if !confirmed(context, options.change, "rewrite it?")? {
+        return summary(context, options, Compacted::default());
+    }
+    summary(context, options, sequence(&exclusive.writer, point, &context.stop)?)
+}
+
+fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outcome> {
+    if context.json {
+        println!(
+            "{}",
+            json!({
+                "message_type": "summary",
+                "dry_run": options.change.dry_run,
+                "packages": done.packages,
+                "packages_left": done.packages_left,
+                "moved_chunks": done.moved_chunks,
+                "written_bytes": done.written,
+                "freed_bytes": done.freed,
+            })
+        );
+    } else if context.chatty() {
+        println!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
+    }
+    Ok(if done.packages_left == 0 { Outcome::Complete } else { Outcome::Partial })
+}

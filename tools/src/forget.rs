@@ -1,0 +1,203 @@
+//! `forget`: restore points that no rule keeps are hidden. Nothing is removed before `prune`.
+
+use super::maint::{Change, Chosen, Exclusive, clock, confirmed, label, named, point_json};
+use clap::Args;
+use relict::catalog::points::printable;
+use relict::catalog::protection::{Clock, Wish, next_state};
+use relict::catalog::retention::{Age, Decision, Period, Policy, groups};
+use relict::cli::context::Context;
+use relict::cli::exit::Outcome;
+use relict::cli::text::counted;
+use relict::store::States;
+use relict::{Error, ErrorKind, Result};
+use repo_format::PointState;
+use serde_json::json;
+
+/// Options of `forget`.
+#[derive(Args)]
+pub struct Options {
+    /// Forget these restore points (ids or times), and no others
+    points: Vec<String>,
+    /// Keep the newest N of each host and source ('all' for N keeps all)
+    #[arg(long, value_name = "N")]
+    keep_last: Option<String>,
+    /// Keep the newest of each of the last N hours that have one
+    #[arg(long, value_name = "N")]
+    keep_hourly: Option<String>,
+    /// Keep the newest of each of the last N days that have one
+    #[arg(long, value_name = "N")]
+    keep_daily: Option<String>,
+    /// Keep the newest of each of the last N weeks that have one
+    #[arg(long, value_name = "N")]
+    keep_weekly: Option<String>,
+    /// Keep the newest of each of the last N months that have one
+    #[arg(long, value_name = "N")]
+    keep_monthly: Option<String>,
+    /// Keep the newest of each of the last N years that have one
+    #[arg(long, value_name = "N")]
+    keep_yearly: Option<String>,
+    /// Keep all within this time before the newest (90d, 2w, 12h, 1y6m)
+    #[arg(long, value_name = "AGE")]
+    keep_within: Option<String>,
+    /// Keep the newest of each hour within this time before the newest
+    #[arg(long, value_name = "AGE")]
+    keep_within_hourly: Option<String>,
+    /// Keep the newest of each day within this time before the newest
+    #[arg(long, value_name = "AGE")]
+    keep_within_daily: Option<String>,
+    /// Keep the newest of each week within this time before the newest
+    #[arg(long, value_name = "AGE")]
+    keep_within_weekly: Option<String>,
+    /// Keep the newest of each month within this time before the newest
+    #[arg(long, value_name = "AGE")]
+    keep_within_monthly: Option<String>,
+    /// Keep the newest of each year within this time before the newest
+    #[arg(long, value_name = "AGE")]
+    keep_within_yearly: Option<String>,
+    /// Keep all with this tag
+    #[arg(long, value_name = "TAG")]
+    keep_tag: Vec<String>,
+    /// Keep the one whose id begins with this
+    #[arg(long, value_name = "ID")]
+    keep_id: Vec<String>,
+    /// Allow that a host and source loses all its restore points
+    #[arg(long)]
+    unsafe_allow_remove_all: bool,
+    #[command(flatten)]
+    chosen: Chosen,
+    #[command(flatten)]
+    change: Change,
+}
+
+impl Options {
+    fn policy(&self) -> Result<Policy> {
+        let mut out = Policy::default();
+        let counts = [
+            (Period::Last, &self.keep_last),
+            (Period::Hourly, &self.keep_hourly),
+            (Period::Daily, &self.keep_daily),
+            (Period::Weekly, &self.keep_weekly),
+            (Period::Monthly, &self.keep_monthly),
+            (Period::Yearly, &self.keep_yearly),
+        ];
+        for (period, text) in counts {
+            if let Some(text) = text {
+                out.counts.push((period, number(text)?));
+            }
+        }
+        let ages = [
+            (Period::Last, &self.keep_within),
+            (Period::Hourly, &self.keep_within_hourly),
+            (Period::Daily, &self.keep_within_daily),
+            (Period::Weekly, &self.keep_within_weekly),
+            (Period::Monthly, &self.keep_within_monthly),
+            (Period::Yearly, &self.keep_within_yearly),
+        ];
+        for (period, text) in ages {
+            if let Some(text) = text {
+                out.within.push((period, text.parse::<Age>()?));
+            }
+        }
+        out.tags = self.keep_tag.iter().map(|tag| tag.clone().into_bytes()).collect();
+        out.ids = self.keep_id.iter().map(|id| id.to_ascii_lowercase()).collect();
+        Ok(out)
+    }
+}
+
+fn number(text: &str) -> Result<Option<u32>> {
+    if text == "all" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        Error::new(ErrorKind::Usage, format!("'{}' is not a number of restore points", printable(text.as_bytes())))
+            .advise("give a number, or 'all'")
+    })
+}
+
+/// Runs the command.
+pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
+    let policy = options.policy()?;
+    if policy.is_empty() == options.points.is_empty() {
+        let what = if policy.is_empty() { "nothing says which restore points to keep" } else { "a policy and names of restore points exclude each other" };
+        return Err(Error::new(ErrorKind::Usage, what)
+            .advise("nothing was changed; name what to keep (--keep-last 7, --keep-daily 30, --keep-within 90d ...), or what to forget (an id or a time)"));
+    }
+    let exclusive = Exclusive::open(context, options.change.wait)?;
+    let repository = exclusive.repository();
+    let (clock, states) = (clock(context, repository)?, repository.index().states()?);
+    let filter = options.chosen.filter();
+    let points: Vec<_> = repository.point_records()?.into_iter().filter(|point| filter.admits(point)).collect();
+    let mut decisions: Vec<Vec<Decision>> = if policy.is_empty() {
+        let chosen = named(points.clone(), &options.points, &filter)?;
+        let decide = |point| Decision { reasons: Vec::new(), point };
+        groups(chosen).into_values().map(|group| group.into_iter().map(decide).collect()).collect()
+    } else {
+        groups(points.clone()).into_values().map(|group| policy.decide(group)).collect()
+    };
+    protect(&mut decisions, &states, &clock);
+    if policy.is_empty() {
+        refuse_protected(&decisions)?;
+    }
+    let sizes = groups(points);
+    for group in &decisions {
+        let going = group.iter().filter(|d| d.reasons.is_empty()).count();
+        let Some(first) = group.first() else { continue };
+        let all = sizes.get(&(first.point.host.clone(), first.point.source.clone())).map_or(0, Vec::len);
+        if going == all && !options.unsafe_allow_remove_all {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("this would forget all restore points of {}:{}", printable(&first.point.host), printable(&first.point.source)),
+            )
+            .advise("nothing was changed; if that is meant, add --unsafe-allow-remove-all"));
+        }
+    }
+    execute(context, options, &exclusive, &decisions, &states, &clock)
+}
+
+fn protect(decisions: &mut [Vec<Decision>], states: &States, clock: &Clock) {
+    for decision in decisions.iter_mut().flatten() {
+        let held = states.get(&decision.point.id).and_then(|state| clock.holds(state));
+        decision.reasons.extend(held);
+    }
+}
+
+fn refuse_protected(decisions: &[Vec<Decision>]) -> Result<()> {
+    match decisions.iter().flatten().find(|decision| !decision.reasons.is_empty()) {
+        None => Ok(()),
+        Some(decision) => {
+            let what = format!("restore point {} is {}", label(&decision.point), decision.reasons.join(", "));
+            Err(Error::new(ErrorKind::Usage, what).advise("nothing was changed; 'relict-maint unprotect' takes protection back, but not a lock by date"))
+        }
+    }
+}
+
+fn execute(context: &Context, options: &Options, exclusive: &Exclusive, decisions: &[Vec<Decision>], states: &States, clock: &Clock) -> Result<Outcome> {
+    let repository = exclusive.repository();
+    let mut new: Vec<PointState> = Vec::new();
+    let mut kept = 0_u64;
+    for decision in decisions.iter().flatten() {
+        if context.json {
+            let action = if decision.reasons.is_empty() { "forget" } else { "keep" };
+            println!("{}", json!({"message_type": "point", "point": point_json(&decision.point), "action": action, "reasons": decision.reasons}));
+        } else if context.chatty() {
+            let what = if decision.reasons.is_empty() { "forget".to_owned() } else { format!("keep: {}", decision.reasons.join(", ")) };
+            println!("{}  {what}", label(&decision.point));
+        }
+        if decision.reasons.is_empty() {
+            new.extend(next_state(repository, states, clock, decision.point.id, Wish::Hide)?);
+        } else {
+            kept += 1;
+        }
+    }
+    let forgotten = counted(new.len() as u64, "restore point");
+    if !new.is_empty() && confirmed(context, options.change, &format!("forget {forgotten}?"))? {
+        exclusive.writer.record_states(&new)?;
+        if context.chatty() {
+            println!("{forgotten} forgotten; 'relict-maint undelete' shows them again, 'relict-maint prune' removes them");
+        }
+    }
+    if context.json {
+        println!("{}", json!({"message_type": "summary", "forgotten": new.len(), "kept": kept, "dry_run": options.change.dry_run}));
+    }
+    Ok(Outcome::Complete)
+}

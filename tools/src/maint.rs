@@ -1,0 +1,185 @@
+//! What the commands that change a repository share: waiting for the lease, room when the disk is full, plans that are
+//! confirmed, names of restore points.
+
+use clap::Args;
+use relict::catalog::points::{Filter, Points, printable, short_id, time_name};
+use relict::catalog::protection::Clock;
+use relict::cli::context::Context;
+use relict::store::{Lease, Repository, Writer, reserve};
+use relict::{Error, ErrorKind, Result};
+use repo_format::{PointId, PointRecord};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Memory for segments and nodes that maintenance reads.
+const CACHE_BYTES: usize = 64 << 20;
+/// How often a lease that somebody else holds is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Options of every command that changes something.
+#[derive(Args, Clone, Copy)]
+pub struct Change {
+    /// Show the plan and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Do it without asking
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Wait for a backup that is running, rather than end with exit code 11
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Which restore points are meant.
+#[derive(Args, Clone)]
+pub struct Chosen {
+    /// Only restore points of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Only restore points of this source
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// Only restore points with this tag
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+}
+
+impl Chosen {
+    pub fn filter(&self) -> Filter {
+        let bytes = |text: &String| text.clone().into_bytes();
+        Filter {
+            host: self.host.as_ref().map(bytes),
+            source: self.source.as_ref().map(bytes),
+            tags: self.tag.iter().map(bytes).collect(),
+        }
+    }
+}
+
+/// The repository in the hands of this process alone, with the reserve given back so that there is room to work in.
+pub struct Exclusive {
+    pub writer: Writer,
+}
+
+impl Exclusive {
+    /// Waits for the lease if that is wanted, and opens.
+    pub fn open(context: &Context, wait: bool) -> Result<Self> {
+        let path = context.repo_path()?.to_path_buf();
+        relict::store::read_header(&path)?;
+        let mut told = false;
+        while let Err(e) = Lease::take(&path.join("lock")) {
+            match e.kind() {
+                ErrorKind::Locked if wait => {}
+                ErrorKind::NoSpace if reserve::spend(&path) => continue,
+                _ => return Err(e),
+            }
+            if !std::mem::replace(&mut told, true) {
+                eprintln!("waiting: {e}");
+            }
+            if context.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Interrupted, "stopped while waiting; nothing was changed"));
+            }
+            std::thread::sleep(ASK_EVERY);
+        }
+        let writer = match context.writer(CACHE_BYTES) {
+            // A full disk: the reserve is for this.
+            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::spend(&path) => context.writer(CACHE_BYTES)?,
+            other => other?,
+        };
+        reserve::spend(&path);
+        Ok(Self { writer })
+    }
+
+    pub fn repository(&self) -> &Repository {
+        self.writer.repository()
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        let _ = reserve::refill(self.repository().path());
+    }
+}
+
+/// Asks on a terminal; without one, `--yes` must have been said. False: the plan was shown and nothing is to be done.
+pub fn confirmed(context: &Context, change: Change, question: &str) -> Result<bool> {
+    if change.dry_run {
+        return Ok(false);
+    }
+    if change.yes {
+        return Ok(true);
+    }
+    if context.json || !std::io::stdin().is_terminal() {
+        return Err(Error::new(ErrorKind::Usage, "nobody can be asked whether to do this, and --yes was not given")
+            .advise("nothing was changed; add --yes in scripts, or --dry-run to see the plan"));
+    }
+    eprint!("{question} [y/N] ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|e| Error::io("reading the answer", e))?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(true);
+    }
+    println!("nothing was changed");
+    Ok(false)
+}
+
+/// Seconds since 1970 by the clock.
+pub fn now() -> i64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The clock; what is doubtful about it is said.
+pub fn clock(context: &Context, repository: &Repository) -> Result<Clock> {
+    let clock = Clock::read(repository, now())?;
+    if let Some(doubt) = clock.doubt() {
+        if context.json {
+            println!("{}", json!({"message_type": "clock", "what": doubt}));
+        } else {
+            eprintln!("{doubt}");
+        }
+    }
+    Ok(clock)
+}
+
+/// All points with a readable record: (point, whether it is hidden).
+pub fn all_points(repository: &Repository) -> Result<Vec<(PointRecord, bool)>> {
+    let states = repository.index().states()?;
+    let readable = repository.all_points()?.into_iter().filter_map(|(_, record)| record.ok());
+    Ok(readable.map(|r| (PointRecord::clone(&r), states.get(&r.id).is_some_and(|s| s.hidden.is_some()))).collect())
+}
+
+/// The points that expressions name, each once, among `points`.
+pub fn named(points: Vec<PointRecord>, names: &[String], filter: &Filter) -> Result<Vec<PointRecord>> {
+    let points = Points::new(points);
+    let mut out: Vec<PointRecord> = Vec::new();
+    for name in names {
+        let point = points.resolve(name, filter)?;
+        if out.iter().all(|known| known.id != point.id) {
+            out.push(point.clone());
+        }
+    }
+    Ok(out)
+}
+
+/// A point in a sentence.
+pub fn label(point: &PointRecord) -> String {
+    format!("{} {} {}:{}", short_id(point), time_name(point.time), printable(&point.host), printable(&point.source))
+}
+
+/// A point in JSON.
+pub fn point_json(point: &PointRecord) -> Value {
+    json!({
+        "id": point.id.to_string(),
+        "name": time_name(point.time),
+        "host": printable(&point.host),
+        "source": printable(&point.source),
+    })
+}
+
+/// An id in a sentence.
+pub fn short(id: &PointId) -> String {
+    id.to_string().chars().take(8).collect()
+}

@@ -1,0 +1,123 @@
+//! `undelete`, `protect`, `unprotect`: states of single restore points.
+
+use super::maint::{Change, Chosen, Exclusive, all_points, clock, confirmed, label, named, point_json};
+use clap::Args;
+use relict::catalog::protection::{Wish, next_state};
+use relict::cli::context::Context;
+use relict::cli::exit::Outcome;
+use relict::cli::text::counted;
+use relict::{Error, ErrorKind, Result};
+use repo_format::{PointRecord, PointState};
+use serde_json::json;
+
+/// Options of `undelete`.
+#[derive(Args)]
+pub struct Undelete {
+    /// Restore points: ids or times; without one, all that are forgotten
+    points: Vec<String>,
+    #[command(flatten)]
+    chosen: Chosen,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Options of `protect`.
+#[derive(Args)]
+pub struct Protect {
+    /// Restore points: latest, ids or times
+    #[arg(required = true)]
+    points: Vec<String>,
+    /// Until this date (2027-01-31, or with a time 2027-01-31T12:00:00Z); nothing takes that back before
+    #[arg(long, value_name = "DATE")]
+    until: Option<String>,
+    #[command(flatten)]
+    chosen: Chosen,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Options of `unprotect`.
+#[derive(Args)]
+pub struct Unprotect {
+    /// Restore points: latest, ids or times
+    #[arg(required = true)]
+    points: Vec<String>,
+    #[command(flatten)]
+    chosen: Chosen,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Runs `undelete`.
+pub fn undelete(context: &Context, options: &Undelete) -> Result<Outcome> {
+    let exclusive = Exclusive::open(context, options.change.wait)?;
+    let hidden = all_points(exclusive.repository())?.into_iter().filter(|(_, hidden)| *hidden).map(|(point, _)| point);
+    let filter = options.chosen.filter();
+    let points: Vec<PointRecord> = hidden.filter(|point| filter.admits(point)).collect();
+    if points.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "no restore point is forgotten").advise("what was pruned cannot be brought back"));
+    }
+    let chosen = if options.points.is_empty() { points } else { named(points, &options.points, &filter)? };
+    change(context, &exclusive, options.change, &chosen, Wish::Show, "show again")
+}
+
+/// Runs `protect`.
+pub fn protect(context: &Context, options: &Protect) -> Result<Outcome> {
+    let wish = options.until.as_deref().map_or(Ok(Wish::Protect), |date| until(date).map(Wish::LockUntil))?;
+    let verb = if options.until.is_some() { "lock by date" } else { "protect" };
+    of_visible(context, &options.points, &options.chosen, options.change, wish, verb)
+}
+
+/// Runs `unprotect`.
+pub fn unprotect(context: &Context, options: &Unprotect) -> Result<Outcome> {
+    of_visible(context, &options.points, &options.chosen, options.change, Wish::Unprotect, "unprotect")
+}
+
+fn of_visible(context: &Context, names: &[String], chosen: &Chosen, how: Change, wish: Wish, verb: &str) -> Result<Outcome> {
+    let exclusive = Exclusive::open(context, how.wait)?;
+    let points = named(exclusive.repository().point_records()?, names, &chosen.filter())?;
+    change(context, &exclusive, how, &points, wish, verb)
+}
+
+fn until(date: &str) -> Result<i64> {
+    let wrong = || {
+        Error::new(ErrorKind::Usage, format!("'{}' is not a date", relict::catalog::points::printable(date.as_bytes())))
+            .advise("write it like 2027-01-31 or 2027-01-31T12:00:00Z")
+    };
+    if let Ok(stamp) = date.parse::<jiff::Timestamp>() {
+        return Ok(stamp.as_second());
+    }
+    let day = date.parse::<jiff::civil::Date>().map_err(|_| wrong())?;
+    day.to_zoned(jiff::tz::TimeZone::UTC).map(|at| at.timestamp().as_second()).map_err(|_| wrong())
+}
+
+fn change(context: &Context, exclusive: &Exclusive, how: Change, points: &[PointRecord], wish: Wish, verb: &str) -> Result<Outcome> {
+    let repository = exclusive.repository();
+    let (clock, states) = (clock(context, repository)?, repository.index().states()?);
+    let mut new: Vec<PointState> = Vec::new();
+    for point in points {
+        let state = next_state(repository, &states, &clock, point.id, wish)?;
+        let locked = states.get(&point.id).and_then(|state| state.locked_until).filter(|_| wish == Wish::Unprotect);
+        let what = match (state.is_some(), locked) {
+            (true, None) => verb,
+            (_, Some(_)) => "no longer protected, but the lock by date stays",
+            (false, None) => "already so",
+        };
+        if context.json {
+            println!("{}", json!({"message_type": "point", "point": point_json(point), "action": what}));
+        } else if context.chatty() {
+            println!("{}: {what}", label(point));
+        }
+        new.extend(state);
+    }
+    // What takes nothing away needs no question.
+    let ask = Change { yes: how.yes || wish != Wish::Unprotect, ..how };
+    if new.is_empty() || !confirmed(context, ask, &format!("{verb} {}?", counted(new.len() as u64, "restore point")))? {
+        return Ok(Outcome::Complete);
+    }
+    exclusive.writer.record_states(&new)?;
+    if context.json {
+        println!("{}", json!({"message_type": "summary", "changed": new.len()}));
+    }
+    Ok(Outcome::Complete)
+}
