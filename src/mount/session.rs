@@ -13,6 +13,7 @@ use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, 
 use repo_format::Time;
 use std::ffi::OsStr;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -175,8 +176,21 @@ impl Mounted {
         }
     }
 
+    /// Waits for the end of the mount.
+    ///
+    /// A session of `fuser` that is dropped unmounts whatever is mounted at its path, and that may be another mount by
+    /// then (it takes a connection that was aborted for one that lives). So it is only dropped when it ended by an
+    /// error and is still mounted.
     fn join(self) -> Result<()> {
-        self.session.join().map_err(|e| Error::io(format!("serving the mount at {}", self.mountpoint.display()), e))
+        let failed = |e| Error::io(format!("serving the mount at {}", self.mountpoint.display()), e);
+        let mut session = ManuallyDrop::new(self.session);
+        let nothing = std::thread::Builder::new().spawn(|| Ok(())).map_err(failed)?;
+        let served = std::mem::replace(&mut session.guard, nothing).join();
+        let result = served.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+        if result.is_err() {
+            drop(ManuallyDrop::into_inner(session));
+        }
+        result.map_err(failed)
     }
 }
 

@@ -35,4 +35,4 @@ pub use read::{
 };
 pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
 pub use sys::{getegid, geteuid, set_umask};
-pub use write::{USER_FLAGS, ftruncate, pwrite_all, set_inode_flags};
+pub use write::{USER_FLAGS, exchange, ftruncate, pwrite_all, set_inode_flags};

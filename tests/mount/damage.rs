@@ -163,3 +163,17 @@ fn a_mount_in_or_over_its_repository_is_refused() {
     let mounts = Command::new("cat").arg("/proc/self/mounts").output().unwrap();
     assert!(!String::from_utf8_lossy(&mounts.stdout).contains(text(&rig.path(""))));
 }
+
+/// The process of the old mount ends after its mount did; what it does last must not meet the new one.
+#[test]
+fn a_mount_right_after_an_unmount_stays() {
+    let (rig, content) = backed_up();
+    for _ in 0..10 {
+        rig.mount();
+        rig.umount();
+        rig.mount();
+        std::thread::sleep(Duration::from_millis(120));
+        assert_eq!(std::fs::read(rig.mounted("latest").join("large")).unwrap(), content);
+        rig.umount();
+    }
+}

@@ -220,7 +220,7 @@ impl<'s> Run<'s> {
         for (number, (id, want)) in self.scene.acknowledged.iter().enumerate() {
             let target = self.path(&format!("damaged-{number}"));
             let from = format!("{id}:{}", self.scene.source().display());
-            let output = program("relict", &self.repo(), &["restore", &from, "-t", target.to_str().unwrap()]).output().unwrap();
+            let output = program("relict", &self.repo(), &["--json", "restore", &from, "-t", target.to_str().unwrap()]).output().unwrap();
             let words = words(&output);
             if !matches!(output.status.code(), Some(0..=3 | 10 | 12)) || words.contains("panicked") {
                 say(format!("restore: {words}"));
