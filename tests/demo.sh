@@ -19,21 +19,28 @@ export RELICT_REPOSITORY="$work/repo" RELICT_PASSWORD=demo
 
 table=()
 say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
+# What the source holds now, for the table.
+measure() {
+  files=$(find "$work/data" -type f | wc -l)
+  bytes=$(du -s --apparent-size --block-size=1M "$work/data" | cut -f1)
+}
 # step NAME COMMAND...: shows the command, runs it, and keeps a row for the table.
 step() {
   local name=$1 begun ended; shift
-  say "$*"
+  [ "$1" = same ] || say "$*"
   begun=$(date +%s.%N)
   "$@"
   ended=$(date +%s.%N)
   local stored=0
   [ -d "$work/repo" ] && stored=$(du -s --block-size=1M "$work/repo" | cut -f1)
-  table+=("$(printf '%-34s %9.2f %12s' "$name" "$(echo "$ended - $begun" | bc -l 2>/dev/null || python3 -c "print($ended - $begun)")" "$stored")")
+  table+=("$(printf '%-28s %9s %10s %12s %9s' "$name" "$files" "$bytes" "$stored" "$(awk "BEGIN { printf \"%.2f\", $ended - $begun }")")")
 }
 # same A B: silence from rsync and from find means the same tree in content and in every attribute.
 same() {
   local out
-  out=$(rsync -aHAXSn --checksum --delete --itemize-changes "$1/" "$2/")
+  local compare=(rsync -aHAXSn --checksum --delete --modify-window=-1 --itemize-changes "$1/" "$2/")
+  say "${compare[*]}"
+  out=$("${compare[@]}")
   [ -z "$out" ] || { echo "these trees differ:"; sed -n 1,20p <<<"$out"; exit 1; }
   diff <(cd "$1" && find . -printf '%p %y %m %U %G %s %T@ %n %l\n' | grep -v ' d ' | sort) \
        <(cd "$2" && find . -printf '%p %y %m %U %G %s %T@ %n %l\n' | grep -v ' d ' | sort) > "$work/differences" ||
@@ -41,14 +48,20 @@ same() {
   echo "$1 and $2 are the same: content, owners, modes, times, links, attributes"
 }
 
-echo "copying real data: ${RELICT_DEMO_DATA:-/usr/share /usr/lib}"
-for tree in ${RELICT_DEMO_DATA:-/usr/share /usr/lib}; do
-  mkdir -p "$work/data$(dirname "$tree")"
-  cp -a --reflink=auto "$tree" "$work/data$(dirname "$tree")/"
-done
-files=$(find "$work/data" -type f | wc -l)
-bytes=$(du -s --apparent-size --block-size=1M "$work/data" | cut -f1)
-[ "$files" -ge 10000 ] || echo "note: only $files files here; RELICT_DEMO_DATA names a larger tree"
+# take TREE: a copy, which can be changed, under the same path below $work/data.
+take() {
+  [ -d "$1" ] || return 0
+  echo "copying real data: $1"
+  mkdir -p "$work/data$(dirname "$1")"
+  cp -a --reflink=auto "$1" "$work/data$(dirname "$1")/"
+}
+for tree in ${RELICT_DEMO_DATA:-/usr/share /usr/lib}; do take "$tree"; done
+measure
+if [ "$files" -lt 20000 ] && [ -z "${RELICT_DEMO_DATA:-}" ]; then
+  # A small system; whoever has built relict has these as well.
+  for tree in /usr/include "${CARGO_HOME:-$HOME/.cargo}/registry/src" "${RUSTUP_HOME:-$HOME/.rustup}/toolchains"; do take "$tree"; done
+  measure
+fi
 
 step "init" relict init
 step "first backup" relict backup "$work/data"
@@ -71,6 +84,7 @@ setfattr -n user.colour -v blue "$some"
 setfacl -m u:daemon:r "$some"
 mkfifo pipe && mknod device c 1 3
 cd - >/dev/null
+measure
 step "backup of the changes" relict backup "$work/data"
 step "list" relict snapshots
 
@@ -86,6 +100,6 @@ step "restore" relict restore "latest:$work/data" -t "$work/restored"
 step "compare the restored tree" same "$work/data" "$work/restored"
 step "check, reading all data" relict-maint check --read-data
 
-printf '\n%s files, %s MB of real data, three restore points\n\n' "$files" "$bytes"
-printf '%-34s %9s %12s\n' step seconds "stored, MB"
+printf '\nthree restore points of real data\n\n'
+printf '%-28s %9s %10s %12s %9s\n' step files "data, MB" "stored, MB" seconds
 printf '%s\n' "${table[@]}"

@@ -304,7 +304,7 @@ fn every_room_of_the_library_has_a_height() {
 #[test]
 fn every_crate_takes_the_lints_of_the_workspace() {
     let manifests: Vec<Source> = workspace().into_iter().filter(|s| s.path.ends_with("Cargo.toml")).collect();
-    assert_eq!(manifests.len(), 3);
+    assert_eq!(manifests.len(), 4);
     let without = manifests.iter().filter(|s| !s.text.contains("\n[lints]\nworkspace = true\n"));
     assert_eq!(without.map(|s| &s.path).collect::<Vec<_>>(), Vec::<&String>::new());
 }

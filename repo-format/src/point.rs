@@ -12,6 +12,8 @@ pub const POINT_FIXED_BYTES: usize = 168;
 const MAGIC: &[u8; 4] = b"RPNT";
 /// Fields from this tag on may be ignored by a program that does not know them.
 const OPTIONAL_TAGS: u16 = 0x8000;
+/// The tag of the set that a point belongs to: 16 bytes.
+pub const SET_TAG: u16 = 0x8100;
 /// The tags that every record has, as bits: host, source, program.
 const ALWAYS: u16 = 1 << 1 | 1 << 2 | 1 << 8;
 
@@ -89,7 +91,52 @@ pub struct PointRecord {
     pub extra: Vec<(u16, Vec<u8>)>,
 }
 
+/// The id of a set: points of several sources that were taken together. As text a GUID in lower case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetId(pub [u8; 16]);
+
+impl core::fmt::Display for SetId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let dash = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl core::str::FromStr for SetId {
+    type Err = ();
+
+    /// Reads a GUID: 32 hexadecimal digits, dashes where GUIDs have them or nowhere, perhaps in braces.
+    fn from_str(text: &str) -> core::result::Result<Self, ()> {
+        let inner = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(text).as_bytes();
+        let dashed = inner.len() == 36;
+        let (mut id, mut digits) = ([0; 16], 0_usize);
+        for (at, byte) in inner.iter().enumerate() {
+            if dashed && matches!(at, 8 | 13 | 18 | 23) {
+                if *byte != b'-' {
+                    return Err(());
+                }
+                continue;
+            }
+            let digit = char::from(*byte).to_digit(16).ok_or(())?;
+            let place = id.get_mut(digits / 2).ok_or(())?;
+            *place = *place << 4 | digit as u8;
+            digits += 1;
+        }
+        if digits == 32 { Ok(Self(id)) } else { Err(()) }
+    }
+}
+
 impl PointRecord {
+    /// The set that the point belongs to, if it says so in 16 bytes.
+    #[must_use]
+    pub fn set(&self) -> Option<SetId> {
+        let (_, bytes) = self.extra.iter().find(|(tag, _)| *tag == SET_TAG)?;
+        Some(SetId(bytes.as_slice().try_into().ok()?))
+    }
+
     /// The record's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -140,13 +187,13 @@ impl PointRecord {
             last = tag;
             named |= 1_u16.checked_shl(u32::from(tag)).unwrap_or(0);
             let value = r.take(len as usize)?;
-            point.set(tag, value).ok_or(r.field("tag"))?;
+            point.put_field(tag, value).ok_or(r.field("tag"))?;
         }
         // Written even when empty, so that one record has one encoding.
         if named & ALWAYS == ALWAYS { Ok(point) } else { Err(r.field("tag")) }
     }
 
-    fn set(&mut self, tag: u16, value: &[u8]) -> Option<()> {
+    fn put_field(&mut self, tag: u16, value: &[u8]) -> Option<()> {
         let value = value.to_vec();
         match tag {
             1 => self.host = value,
@@ -213,4 +260,23 @@ fn read_fixed(r: &mut Reader<'_>) -> Result<PointRecord> {
         program: Vec::new(),
         extra: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn set_ids_are_guids() {
+        let text = "0123abcd-4567-89ef-0123-456789abcdef";
+        let id: SetId = text.parse().expect("a GUID");
+        assert_eq!(id.to_string(), text);
+        for same in ["{0123ABCD-4567-89EF-0123-456789ABCDEF}", "0123abcd456789ef0123456789abcdef"] {
+            assert_eq!(same.parse(), Ok(id), "{same}");
+        }
+        for wrong in ["", "{", "0123abcd", "0123abcd-4567-89ef-0123-456789abcde", "0123abcd4-567-89ef-0123-456789abcdef", "{0123abcd-4567-89ef-0123-456789abcdef", "0123abcd456789ef0123456789abcdef00", "0123abcd456789ef0123456789abcdeg", "\u{fc}123abcd456789ef0123456789abcde"] {
+            assert_eq!(wrong.parse::<SetId>(), Err(()), "{wrong}");
+        }
+    }
 }

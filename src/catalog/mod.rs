@@ -2,6 +2,7 @@
 
 pub mod compact;
 pub mod edits;
+pub mod history;
 pub mod mark;
 pub mod points;
 pub mod protection;

@@ -82,12 +82,21 @@ impl Points {
     /// * a time `2026-11-21T10-00-00Z` or its beginning from the month on (`2026-11`, `2026-11-21T10`): the
     ///   newest point that is not after the end of the month, day, hour, minute or second named. Colons
     ///   may stand for the dashes;
+    /// * `today`, `yesterday`, `now`, `-7d`, `-36h` and the like ([`time_limit`]): the newest point not after it;
     /// * any of these with `~N` behind: the N-th point before it.
     ///
     /// # Errors
     /// `NotFound` when nothing fits; `Usage` when the expression has no meaning, or more than one point
     /// has the id's digits or that very second. The candidates are in the advice.
     pub fn resolve(&self, expression: &str, filter: &Filter) -> Result<&PointRecord> {
+        self.resolve_at(expression, filter, clock())
+    }
+
+    /// As [`Points::resolve`], with the time that counts as now.
+    ///
+    /// # Errors
+    /// As [`Points::resolve`].
+    pub fn resolve_at(&self, expression: &str, filter: &Filter, now: Time) -> Result<&PointRecord> {
         let (base, back) = split_back(expression)?;
         let points: Vec<&PointRecord> = self.filtered(filter).collect();
         if points.is_empty() {
@@ -97,10 +106,25 @@ impl Points {
             Some(Base::Latest) => points.len() - 1,
             Some(Base::Id(digits)) => by_id(&points, &digits, expression)?,
             Some(Base::Time(name)) => by_time(&points, &name, expression)?,
-            None => return Err(meaningless(expression)),
+            None => match relative_limit(base, now) {
+                Some(limit) => before(&points, limit, base)?,
+                None => return Err(meaningless(expression)),
+            },
         };
         let found = at.checked_sub(back).and_then(|i| points.get(i)).copied();
         found.ok_or_else(|| too_far_back(base, back, at))
+    }
+
+    /// The two points of a comparison. `new` may be any; `old` is looked for in the chain of `new`, and everywhere
+    /// when it is an id: `latest~1` is then the point before `latest`, not one of another source.
+    ///
+    /// # Errors
+    /// As [`Points::resolve`].
+    pub fn resolve_pair(&self, old: &str, new: &str, filter: &Filter, now: Time) -> Result<(&PointRecord, &PointRecord)> {
+        let new = self.resolve_at(new, filter, now)?;
+        let chain = Filter { host: Some(new.host.clone()), source: Some(new.source.clone()), tags: filter.tags.clone() };
+        let is_id = matches!(split_back(old), Ok((base, _)) if matches!(Base::parse(base), Some(Base::Id(_))));
+        Ok((self.resolve_at(old, if is_id { filter } else { &chain }, now)?, new))
     }
 
     fn nothing(&self, filter: &Filter) -> Error {
@@ -134,6 +158,89 @@ impl Base {
             time_prefix(text).map(Self::Time)
         }
     }
+}
+
+/// The first second, since 1970, that is after what an expression of time means; None for what is none.
+///
+/// * `2026-11-21T10-00-00Z` or its beginning from the month on: the end of that second, minute, hour, day or month;
+/// * `now`; `today` and `yesterday`: the end of that day;
+/// * `-7d`, `-36h`, `-90min`, `-2w`: so long before now;
+/// * `@GMT-2026.11.21-10.00.00`, as Windows names a previous version: the end of that second.
+///
+/// All of it is UTC, as the names of restore points are: a path means the same to everyone who shares a mount,
+/// wherever they sit, and what a listing shows can be typed.
+#[must_use]
+pub fn time_limit(expression: &str, now: Time) -> Option<i64> {
+    relative_limit(expression, now).or_else(|| match expression.strip_prefix("@GMT-") {
+        Some(_) => period_end(&gmt_name(expression)?),
+        None => period_end(&time_prefix(expression)?),
+    })
+}
+
+/// The time name behind Windows' name of a previous version, `@GMT-YYYY.MM.DD-HH.MM.SS`.
+fn gmt_name(token: &str) -> Option<String> {
+    const SHAPE: &[u8] = b"@GMT-0000.00.00-00.00.00";
+    let fits = |(c, shape): (u8, &u8)| if *shape == b'0' { c.is_ascii_digit() } else { c == *shape };
+    let fields = token.get(5..).filter(|_| token.len() == SHAPE.len() && token.bytes().zip(SHAPE).all(fits))?;
+    let (date, time) = fields.split_once('-')?;
+    Some(format!("{}T{}Z", date.replace('.', "-"), time.replace('.', "-")))
+}
+
+fn relative_limit(expression: &str, now: Time) -> Option<i64> {
+    const DAY: i64 = 86_400;
+    let today = now.sec.div_euclid(DAY).checked_mul(DAY)?;
+    match expression {
+        "now" => now.sec.checked_add(1),
+        "today" => today.checked_add(DAY),
+        "yesterday" => Some(today),
+        _ => {
+            let ago = expression.strip_prefix('-')?;
+            let unit = ago.find(|c: char| !c.is_ascii_digit())?;
+            let (number, unit) = ago.split_at(unit);
+            let secs = match unit {
+                "min" => 60,
+                "h" => 3600,
+                "d" => DAY,
+                "w" => 7 * DAY,
+                _ => return None,
+            };
+            now.sec.checked_sub(number.parse::<i64>().ok()?.checked_mul(secs)?)?.checked_add(1)
+        }
+    }
+}
+
+/// The first second after the period that the beginning of a time name stands for.
+fn period_end(name: &str) -> Option<i64> {
+    use jiff::{Span, civil::DateTime, tz::TimeZone};
+    let field = |at: usize, len: usize| name.get(at..at + len).and_then(|digits| digits.parse::<i16>().ok());
+    let small = |at: usize, default: i8| match name.len() > at {
+        true => i8::try_from(field(at, 2)?).ok(),
+        false => Some(default),
+    };
+    let start = DateTime::new(field(0, 4)?, small(5, 1)?, small(8, 1)?, small(11, 0)?, small(14, 0)?, small(17, 0)?, 0).ok()?;
+    let one = Span::new();
+    let period = match name.len() {
+        7 => one.months(1),
+        10 => one.days(1),
+        13 => one.hours(1),
+        16 => one.minutes(1),
+        _ => one.seconds(1),
+    };
+    let end = start.checked_add(period).ok()?;
+    TimeZone::UTC.to_timestamp(end).ok().map(jiff::Timestamp::as_second)
+}
+
+/// The newest point before the second `limit`.
+fn before(points: &[&PointRecord], limit: i64, expression: &str) -> Result<usize> {
+    points.partition_point(|p| p.time.sec < limit).checked_sub(1).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("no restore point is from '{expression}' or before"))
+            .advise(listing("the oldest is", points.first().copied().into_iter()))
+    })
+}
+
+fn clock() -> Time {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Time { sec: since.as_secs().cast_signed(), nsec: since.subsec_nanos() }
 }
 
 /// `text` as the beginning of a time name, if it is one that ends between two fields.
@@ -239,7 +346,8 @@ fn too_far_back(base: &str, back: usize, have: usize) -> Error {
 
 fn meaningless(expression: &str) -> Error {
     Error::new(ErrorKind::Usage, format!("'{}' does not name a restore point", printable(expression.as_bytes()))).advise(
-        "use 'latest', 'latest~1', four or more digits of an id, or a time such as 2026-11-21 or 2026-11-21T10-00-00Z",
+        "use 'latest', 'latest~1', four or more digits of an id, a time such as 2026-11-21 or 2026-11-21T10-00-00Z, \
+         'yesterday', or '-7d'",
     )
 }
 
@@ -337,6 +445,62 @@ mod tests {
         let error = points().resolve("abab", &Filter::default()).unwrap_err();
         assert!(error.advice().unwrap().contains("abab0"));
         assert!(Points::default().resolve("latest", &Filter::default()).is_err());
+    }
+
+    #[test]
+    fn expressions_of_time_end_with_their_period() {
+        let now = Time { sec: T + 5000, nsec: 0 };
+        let day = T - 10 * 3600;
+        for (expression, limit) in [
+            ("now", T + 5001),
+            ("today", day + 86_400),
+            ("yesterday", day),
+            ("-1d", T + 5001 - 86_400),
+            ("-36h", T + 5001 - 36 * 3600),
+            ("-90min", T + 5001 - 5400),
+            ("-2w", T + 5001 - 14 * 86_400),
+            ("2026-11-21", day + 86_400),
+            ("2026-11", day + 10 * 86_400),
+            ("2026-12", day + 41 * 86_400),
+            ("2026-11-21T10", T + 3600),
+            ("2026-11-21T10-00", T + 60),
+            ("2026-11-21T10:00", T + 60),
+            ("2026-11-21T10-00-00", T + 1),
+            ("2026-11-21T10-00-00Z", T + 1),
+            ("@GMT-2026.11.21-10.00.00", T + 1),
+        ] {
+            assert_eq!(time_limit(expression, now), Some(limit), "{expression}");
+        }
+        for none in [
+            "", "-", "-7", "-d", "-7x", "7d", "-7D", "--7d", "-99999999999999999999d", "-9223372036854775807w", "tomorrow", "2026",
+            "2026-13", "2026-02-30", "2026-11-21T25", "@GMT-", "@GMT-2026.11.21-10.00", "@GMT-2026-11-21T10-00-00Z",
+            "@GMT-2026.13.21-10.00.00", "@GMT-2026.11.21-10.00.00 ", "2026-1\u{fc}", "latest",
+        ] {
+            assert_eq!(time_limit(none, now), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn relative_times_mean_points() {
+        let now = Time { sec: T + 86_400 + 30, nsec: 0 };
+        let points = points();
+        let found = |e: &str| points.resolve_at(e, &Filter::default(), now).map(|p| p.id.0[2]).map_err(|e| e.kind());
+        assert_eq!((found("today"), found("now"), found("yesterday")), (Ok(3), Ok(3), Ok(4)));
+        assert_eq!((found("-1h"), found("-24h"), found("-1d~1")), (Ok(4), Ok(1), Err(ErrorKind::NotFound)));
+        assert_eq!((found("-2d"), found("-2y")), (Err(ErrorKind::NotFound), Err(ErrorKind::Usage)));
+    }
+
+    #[test]
+    fn pairs_are_of_one_chain() {
+        let points = points();
+        let pair = |old: &str, new: &str| {
+            let (old, new) = points.resolve_pair(old, new, &Filter::default(), Time { sec: T, nsec: 0 }).unwrap();
+            (old.id.0[2], new.id.0[2])
+        };
+        assert_eq!(pair("latest~1", "latest"), (4, 3));
+        assert_eq!(pair("latest~1", "abab02"), (1, 2));
+        assert_eq!(pair("abab01", "abab03"), (1, 3));
+        assert!(points.resolve_pair("2026-11-21T10-00", "latest", &Filter::default(), Time::default()).is_err());
     }
 
     #[test]

@@ -5,14 +5,15 @@ use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::progress::{Reporter, Status};
+use super::snapshot;
 use super::snapshots::point_json;
 use super::text::{count, counted, escape, escape_path, json_text, parse_size, size, span};
 use crate::catalog::points::{Filter, Points, short_id, time_name};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{BackupOptions, ExcludeOptions, Excludes, Finding, Progress, Severity, backup};
 use crate::store::Writer;
 use clap::Args;
-use repo_format::{PointRecord, Time};
+use repo_format::{PointRecord, SetId, Time};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ const MAX_SOURCE_BYTES: usize = 64;
 
 /// Back up directories and files into a new restore point
 #[derive(Debug, Args)]
-#[command(after_help = format!("{POINTS}\n\n{PATTERNS}"))]
+#[command(after_help = format!("{POINTS}\n\n{PATTERNS}\n\n{}", snapshot::HELP))]
 pub struct BackupArgs {
     /// What to back up
     #[arg(required = true, value_name = "PATH")]
@@ -37,6 +38,9 @@ pub struct BackupArgs {
     /// Tag of the restore point; may be given more than once
     #[arg(long, value_name = "TAG")]
     tag: Vec<OsString>,
+    /// The set of restore points this one belongs to, as those of one moment on several sources
+    #[arg(long, value_name = "GUID")]
+    set: Option<String>,
     /// Host name of the restore point [default: this host's]
     #[arg(long, value_name = "NAME")]
     host: Option<OsString>,
@@ -76,7 +80,19 @@ pub struct BackupArgs {
     /// Number of threads that read [default: one for each processor]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Back up a snapshot of PATH, a btrfs subvolume, by what differs from the last one
+    #[arg(long, value_name = "KIND", value_parser = ["btrfs"], conflicts_with_all = SCAN_ONLY)]
+    snapshot: Option<String>,
+    /// Back up a snapshot of PATH that shell commands make, show and remove
+    #[arg(long, value_names = ["create=CMD", "path=CMD-OR-PATH", "delete=CMD"], num_args = 3, conflicts_with = "snapshot")]
+    snapshot_command: Vec<String>,
 }
+
+/// Options that choose what a scan takes; a snapshot is sent as a whole.
+const SCAN_ONLY: [&str; 9] = [
+    "exclude", "iexclude", "exclude_file", "exclude_caches", "exclude_if_present", "exclude_larger_than", "one_file_system",
+    "force", "parent",
+];
 
 const PATTERNS: &str = "\
 Patterns: '*.o' anywhere, '/var/cache/' only there and only a directory, '!keep.o' takes back in. Nothing
@@ -91,12 +107,20 @@ pub fn run(context: &Context, args: BackupArgs) -> Result<Outcome> {
     let started = Instant::now();
     // Whatever can be wrong with the command line is said before the repository is locked.
     let mut options = options(&args)?;
+    if args.snapshot.is_some() {
+        return snapshot::btrfs(context, &options);
+    }
+    let commands = snapshot::commands(&args.snapshot_command, &options)?;
     let writer = context.writer(CACHE_BYTES)?;
     options.parent = parent(&args, &options, &writer)?;
+    let held = commands.as_ref().map(|commands| snapshot::hold(commands, &mut options)).transpose()?;
     let progress = Arc::new(Progress::default());
     let reporter = Reporter::start(context.style(), "backup", status(&options, &progress));
     let done = backup(&writer, &options, &*progress, &context.stop);
     drop(reporter);
+    if let Some(error) = held.and_then(|held| held.remove().err()) {
+        eprintln!("relict: {error}");
+    }
     let done = done?;
     // Closing writes the database out: that belongs to the time it took.
     drop(writer);
@@ -139,7 +163,9 @@ fn options(args: &BackupArgs) -> Result<BackupOptions> {
         host: args.host.as_ref().map_or_else(host, bytes),
         source: args.source.as_ref().map_or_else(|| source_of(&paths), bytes),
         tags: args.tag.iter().map(bytes).collect(),
+        set: args.set.as_deref().map(set).transpose()?,
         excludes,
+        stand_in: None,
         one_file_system: args.one_file_system,
         force: args.force,
         parent: None,
@@ -147,6 +173,13 @@ fn options(args: &BackupArgs) -> Result<BackupOptions> {
         memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
         time: now(),
         paths,
+    })
+}
+
+fn set(text: &str) -> Result<SetId> {
+    text.parse().map_err(|()| {
+        Error::new(ErrorKind::Usage, format!("--set: '{}' is not a GUID", escape(text.as_bytes())))
+            .advise("write 32 hexadecimal digits, such as 0123abcd-4567-89ef-0123-456789abcdef; 'uuidgen' makes one")
     })
 }
 

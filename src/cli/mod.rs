@@ -5,20 +5,27 @@
 
 mod backup;
 mod cat;
+mod chains;
 pub mod context;
+mod diff;
 pub mod exit;
+mod find;
 mod ingest;
 mod init;
 mod ls;
 mod mount;
+mod mount_helper;
 mod out;
 pub mod password;
 pub mod progress;
 mod restore;
+mod service;
+mod snapshot;
 mod snapshots;
 pub mod text;
 mod umount;
 mod version;
+mod versions;
 
 #[cfg(test)]
 mod tests;
@@ -91,6 +98,9 @@ enum Command {
     Ingest(ingest::IngestArgs),
     Snapshots(snapshots::SnapshotsArgs),
     Ls(ls::LsArgs),
+    Find(find::FindArgs),
+    Versions(versions::VersionsArgs),
+    Diff(diff::DiffArgs),
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Restore(restore::RestoreArgs),
@@ -129,11 +139,15 @@ POINT is one of
   latest                 the newest restore point
   latest~1               the one before it; ~N works behind any of these
   1a2b3c4d               four or more digits of an id
-  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21): the newest point not after it";
+  2026-11-21T10-00-00Z   a time, or its beginning (2026-11-21): the newest point not after it
+  yesterday, -7d, -36h   the newest point not after that; all times are UTC";
 
 /// Runs the program and gives its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = mount_helper::main(std::env::args_os()) {
+        return code;
+    }
     let json = std::env::args_os().any(|a| a == "--json");
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
@@ -185,6 +199,9 @@ fn run(cli: Cli) -> Result<Outcome> {
         Command::Ingest(args) => ingest::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Ls(args) => ls::run(&context, &args),
+        Command::Find(args) => find::run(&context, &args),
+        Command::Versions(args) => versions::run(&context, &args),
+        Command::Diff(args) => diff::run(&context, &args),
         Command::Mount(args) => mount::run(&context, &args),
         Command::Umount(args) => umount::run(&context, &args),
         Command::Restore(args) => restore::run(&context, args),

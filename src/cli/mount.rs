@@ -3,20 +3,24 @@
 //! In the background by default: the program starts itself again before it has threads or an open
 //! database, gives that process the password through a pipe, and waits for it to say that the mount is
 //! there. So the command returns 0 exactly when the mount can be used, and otherwise says why not.
+//! In the foreground it tells systemd, if that started it (`service`).
 
 use super::context::Context;
 use super::exit::{self, Outcome};
 use super::out::Out;
+use super::service::Service;
 use super::text::{escape, escape_path, parse_size};
 use crate::catalog::points::time_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{self, MountOptions};
-use crate::view::Damage;
+use crate::view::{Damage, Only};
 use clap::Args;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use repo_format::Time;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -42,6 +46,9 @@ pub struct MountArgs {
     /// Let other users read it too
     #[arg(long)]
     allow_other: bool,
+    /// Show one source, or one of its restore points, as the root of the mount
+    #[arg(long, value_name = "HOST/SOURCE[@POINT]")]
+    only: Option<OsString>,
     /// Memory for content that was read
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     cache_size: String,
@@ -64,8 +71,14 @@ pub fn run(context: &Context, args: &MountArgs) -> Result<Outcome> {
     if args.notify {
         return as_background(context, args, &mountpoint, cache_bytes);
     }
+    // Whatever is wrong with it is said before a password is asked for.
+    args.only.as_ref().map(|only| Only::parse(only.as_bytes())).transpose()?;
     if args.foreground {
-        let ready = || say_mounted(context, &mountpoint, true);
+        let service = Service::new(&mountpoint, &context.stop);
+        let ready = || {
+            service.ready();
+            say_mounted(context, &mountpoint, true)
+        };
         return serve(context, args, &mountpoint, cache_bytes, &ready);
     }
     let log = background_log(args)?;
@@ -147,7 +160,8 @@ fn serve(
         eprintln!("relict: this mount does not keep 'relict-maint prune' from removing what it shows: {e}");
     }
     repo.refresh()?;
-    let mut options = MountOptions { allow_other: args.allow_other, ..MountOptions::default() };
+    let only = args.only.as_ref().map(|only| Only::parse(only.as_bytes())).transpose()?;
+    let mut options = MountOptions { allow_other: args.allow_other, only, ..MountOptions::default() };
     if let Some(path) = &args.log {
         let (log, mountpoint) = (open_log(path)?, mountpoint.to_path_buf());
         // What cannot be told in the log any more is told nowhere; whoever reads the file gets its error all the same.
@@ -214,6 +228,9 @@ fn spawn(
         command.arg("--log").arg(log);
     }
     command.args(args.allow_other.then_some("--allow-other")).args(context.json.then_some("--json"));
+    if let Some(only) = &args.only {
+        command.arg("--only").arg(only);
+    }
     for name in ["RELICT_PASSWORD", "RELICT_PASSWORD_FILE", "RELICT_PASSWORD_COMMAND", "RELICT_PASSWORD_FD"] {
         command.env_remove(name);
     }

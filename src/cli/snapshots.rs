@@ -105,6 +105,7 @@ pub fn point_json(point: &PointRecord) -> serde_json::Value {
         "kind": kind_word(point.kind),
         "paths": list(&point.paths),
         "tags": list(&point.tags),
+        "set": point.set().map(|set| set.to_string()),
         "parent": point.parent.map(|p| p.to_string()),
         "root": point.root.to_string(),
         "files": c.files,

@@ -29,6 +29,12 @@ fn every_documented_option_is_understood() {
          --memory 128M --threads 2",
         "relict snapshots --host h --source s --tag t --json",
         "relict ls latest:/etc -l -R",
+        "relict find *.conf --all -i --newer -7d --size +1M --type f --host h",
+        "relict find *.conf --point latest --point -7d --size -1M",
+        "relict versions /etc/passwd --source s --json",
+        "relict diff -7d latest --stat --host h",
+        "relict backup /a --set 0123abcd-4567-89ef-0123-456789abcdef",
+        "relict mount /mnt --only web/etc@latest",
         "relict mount /mnt -f --allow-other --cache-size 64M",
         "relict umount /mnt -l",
         "relict restore latest:/etc -t /tmp/x --include a --exclude b --overwrite never --verify --dry-run --threads 4",
@@ -43,7 +49,7 @@ fn every_documented_option_is_understood() {
 #[test]
 fn nothing_here_deletes() {
     let names: Vec<_> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    assert_eq!(names, ["init", "backup", "snapshots", "ls", "mount", "umount", "restore", "cat", "version"]);
+    assert_eq!(names, ["init", "backup", "ingest", "snapshots", "ls", "find", "versions", "diff", "mount", "umount", "restore", "cat", "version"]);
 }
 
 #[test]
@@ -54,6 +60,7 @@ fn what_contradicts_is_refused() {
         "relict backup",
         "relict restore latest",
         "relict snapshots -q -v",
+        "relict find x --all --point latest",
         "relict ls latest --password-file a --password-command b",
         "relict restore latest -t x --overwrite sometimes",
     ] {

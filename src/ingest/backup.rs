@@ -1,6 +1,7 @@
 //! One backup of a directory tree: scan, tree, seal.
 
 use super::exclude::Excludes;
+pub use super::listing::StandIn;
 use super::report::{Monitor, Report};
 use super::roots::resolve;
 use super::scan::{Scan, Scanned};
@@ -9,7 +10,7 @@ use super::walker::Rules;
 use crate::catalog::tree::{self, ReadNodes, WriteNodes};
 use crate::store::{NodePacker, Writer, WriterStats};
 use crate::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, Counts, PointId, PointRecord, ROOT_INO, SegmentKind, SourceKind, Time};
+use repo_format::{ChunkId, Counts, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,12 @@ pub struct BackupOptions {
     pub source: Vec<u8>,
     /// Tags.
     pub tags: Vec<Vec<u8>>,
+    /// The set of points that this one belongs to.
+    pub set: Option<SetId>,
     /// What to leave out.
     pub excludes: Excludes,
+    /// A snapshot that is read in the place of one of `paths`.
+    pub stand_in: Option<StandIn>,
     /// Not to go down into other file systems than those of `paths`.
     pub one_file_system: bool,
     /// To read all content, whatever looks unchanged.
@@ -109,6 +114,7 @@ impl Backup<'_> {
         let scan = Scan {
             paths: self.paths,
             excludes: &self.options.excludes,
+            stand_in: self.options.stand_in.as_ref(),
             rules: Rules { one_file_system, force, not_into: identity_of(repository.path()) },
             old: parent.map(|parent| (nodes, parent.root)),
             next_ino: chain.map_or(ROOT_INO + 1, |chain| chain.next_ino),
@@ -151,7 +157,7 @@ impl Backup<'_> {
             file_systems: scanned.file_systems.clone(),
             notes,
             program: concat!("relict ", env!("CARGO_PKG_VERSION")).into(),
-            extra: Vec::new(),
+            extra: options.set.iter().map(|set| (SET_TAG, set.0.to_vec())).collect(),
         };
         let report = scanned.report.clone();
         point.root = self.write_tree(scanned, compared)?;

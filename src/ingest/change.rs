@@ -38,7 +38,7 @@ pub enum Change<'a> {
     SetTarget { path: &'a [u8], target: &'a [u8] },
     /// Content. A file that ends before `offset` grows by a hole.
     Write { path: &'a [u8], offset: u64, data: &'a [u8] },
-    /// A hole. Does not make the file longer unless `extend`.
+    /// A hole. Does not make the file longer unless `extend`; then up to its end, also when `len` is 0.
     Zero { path: &'a [u8], offset: u64, len: u64, extend: bool },
     /// Content of another file, or of another place of the same: of the current half-applied state (`state` is
     /// None or this state's own id), or of another state that the repository has.

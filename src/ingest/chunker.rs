@@ -82,7 +82,7 @@ impl Splitter {
     #[must_use]
     pub fn resume(chunker: Chunker, at: u64, size: u64) -> Self {
         let block = BLOCK_BYTES as u64;
-        let data_until = (at % block != 0).then(|| at.next_multiple_of(block).min(size));
+        let data_until = (!at.is_multiple_of(block)).then(|| at.next_multiple_of(block).min(size));
         Self { chunker, at, data_until, run_end: None }
     }
 

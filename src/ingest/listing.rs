@@ -13,7 +13,7 @@ use repo_format::FileKind;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -49,6 +49,30 @@ impl OpenDirs {
     }
 }
 
+/// A snapshot's directory that is read in the place of the directory it is a snapshot of, under that one's name.
+#[derive(Debug, Clone)]
+pub struct StandIn {
+    /// The directory that is backed up, absolute.
+    pub path: PathBuf,
+    /// Where its snapshot is.
+    pub snapshot: PathBuf,
+}
+
+impl StandIn {
+    fn is_for(&self, path: &[u8]) -> bool {
+        self.path.as_os_str().as_bytes() == path
+    }
+
+    fn open(&self) -> io::Result<Dir> {
+        Dir::open_root(&self.snapshot)
+    }
+
+    /// The names from the snapshot's directory down to `path`, which is in what it stands for.
+    fn below<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        path.strip_prefix(self.path.as_os_str().as_bytes()).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+}
+
 /// A directory as it was read.
 pub(super) struct Listing {
     pub(super) dir: Arc<SourceDir>,
@@ -60,12 +84,19 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads a directory; of `only`, if given, no more than these names.
-    fn read(dir: SourceDir, only: Option<&[Vec<u8>]>, excludes: &Excludes) -> io::Result<Self> {
+    fn read(dir: SourceDir, only: Option<&[Vec<u8>]>, excludes: &Excludes, stand_in: Option<&StandIn>) -> io::Result<Self> {
         let entries = match only {
             Some(names) => names.iter().map(|name| DirEntry { name: name.clone(), kind: None, ino: 0 }).collect(),
             None => listed(&dir, excludes)?,
         };
-        let stats = stats_of(&dir.dir, entries.get(..MAX_STATS).unwrap_or(&entries));
+        let mut stats = stats_of(&dir.dir, entries.get(..MAX_STATS).unwrap_or(&entries));
+        // The entry that another directory stands in for has that one's attributes.
+        if let Some(other) = stand_in {
+            let is_it = |entry: &DirEntry| other.is_for(&dir.path_of(&entry.name));
+            if let Some(stat) = entries.iter().position(is_it).and_then(|at| stats.get_mut(at)) {
+                *stat = other.open().and_then(|dir| dir.stat_self()).and_then(Stat::try_from);
+            }
+        }
         Ok(Self { dir: Arc::new(dir), entries, stats })
     }
 
@@ -164,8 +195,8 @@ impl Slot {
     }
 
     /// The directory's attributes, when it could not be opened.
-    pub(super) fn attributes(&self) -> (Attributes, Option<io::Error>) {
-        match self.parent() {
+    pub(super) fn attributes(&self, stand_in: Option<&StandIn>) -> (Attributes, Option<io::Error>) {
+        match self.parent(stand_in) {
             Ok(parent) => Attributes::of_entry(&parent.dir, &self.name),
             Err(error) => (Attributes::default(), Some(error)),
         }
@@ -180,12 +211,12 @@ impl Slot {
         }
     }
 
-    fn parent(&self) -> io::Result<Arc<SourceDir>> {
+    fn parent(&self, stand_in: Option<&StandIn>) -> io::Result<Arc<SourceDir>> {
         let (path, identity) = match &*lock(&self.parent) {
             Parent::Open(dir) => return Ok(Arc::clone(dir)),
             Parent::Closed(path, identity) => (Arc::clone(path), *identity),
         };
-        Ok(Arc::new(SourceDir { dir: open_again(&path, identity)?, path }))
+        Ok(Arc::new(SourceDir { dir: open_again(&path, identity, stand_in)?, path }))
     }
 
     fn start(&self) -> bool {
@@ -197,17 +228,23 @@ impl Slot {
         free
     }
 
-    fn list(&self, excludes: &Excludes) -> io::Result<Listing> {
-        let dir = self.parent()?.dir.open_dir(&self.name)?;
-        Listing::read(SourceDir { dir, path: self.path().into() }, self.only.as_deref(), excludes)
+    fn list(&self, excludes: &Excludes, stand_in: Option<&StandIn>) -> io::Result<Listing> {
+        let path = self.path();
+        let dir = match stand_in.filter(|other| other.is_for(&path)) {
+            Some(other) => other.open()?,
+            None => self.parent(stand_in)?.dir.open_dir(&self.name)?,
+        };
+        Listing::read(SourceDir { dir, path: path.into() }, self.only.as_deref(), excludes, stand_in)
     }
 }
 
 /// Opens a directory by its absolute path, name by name and through no symbolic link; ENOENT if another directory has
 /// its place by now.
-pub(super) fn open_again(path: &[u8], identity: Option<Identity>) -> io::Result<Dir> {
+pub(super) fn open_again(path: &[u8], identity: Option<Identity>, stand_in: Option<&StandIn>) -> io::Result<Dir> {
+    let other = stand_in.and_then(|other| Some((other.open(), other.below(path)?)));
+    let (top, path) = other.unwrap_or_else(|| (Dir::open_root(Path::new("/")), path));
     let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
-    let dir = Dir::open_root(Path::new("/"))?.open_beneath(&names)?;
+    let dir = top?.open_beneath(&names)?;
     let stat = dir.stat_self()?;
     let same = identity.is_none_or(|identity| identity == (stat.dev, stat.ino));
     if same { Ok(dir) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
@@ -216,6 +253,7 @@ pub(super) fn open_again(path: &[u8], identity: Option<Identity>) -> io::Result<
 /// The directories before the walker, and who lists them.
 pub(super) struct Ahead<'a> {
     excludes: &'a Excludes,
+    stand_in: Option<&'a StandIn>,
     /// The next one is the last.
     stack: Mutex<Vec<Arc<Slot>>>,
     waiting: AtomicUsize,
@@ -223,8 +261,8 @@ pub(super) struct Ahead<'a> {
 }
 
 impl<'a> Ahead<'a> {
-    pub(super) fn new(excludes: &'a Excludes, max_waiting: usize) -> Self {
-        Self { excludes, stack: Mutex::default(), waiting: AtomicUsize::new(0), max_waiting }
+    pub(super) fn new(excludes: &'a Excludes, stand_in: Option<&'a StandIn>, max_waiting: usize) -> Self {
+        Self { excludes, stand_in, stack: Mutex::default(), waiting: AtomicUsize::new(0), max_waiting }
     }
 
     /// What is left out.
@@ -232,9 +270,14 @@ impl<'a> Ahead<'a> {
         self.excludes
     }
 
+    /// What is read in the place of another directory.
+    pub(super) const fn stand_in(&self) -> Option<&StandIn> {
+        self.stand_in
+    }
+
     /// Lists the directory that a walk begins at; nobody does that ahead.
     pub(super) fn list_top(&self, dir: Dir, only: Option<&[Vec<u8>]>) -> io::Result<Listing> {
-        Listing::read(SourceDir { dir, path: b"/"[..].into() }, only, self.excludes)
+        Listing::read(SourceDir { dir, path: b"/"[..].into() }, only, self.excludes, self.stand_in)
     }
 
     /// Tells which directories come next, the first of them last.
@@ -253,7 +296,7 @@ impl<'a> Ahead<'a> {
         };
         let Some(slot) = slot else { return false };
         self.waiting.fetch_add(1, Relaxed);
-        let listing = slot.list(self.excludes);
+        let listing = slot.list(self.excludes, self.stand_in);
         *lock(&slot.state) = State::Done(listing);
         slot.ready.notify_one();
         true
@@ -266,7 +309,7 @@ impl<'a> Ahead<'a> {
         if matches!(*state, State::Waiting) {
             *state = State::Taken;
             drop(state);
-            return slot.list(self.excludes);
+            return slot.list(self.excludes, self.stand_in);
         }
         while matches!(*state, State::Running) {
             state = slot.ready.wait(state).unwrap_or_else(PoisonError::into_inner);

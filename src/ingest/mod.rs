@@ -13,17 +13,23 @@
 //! | [`chunker`], `zero` | where content is cut: a pure function |
 //! | `file`, `source` | one file; the operating system in the tree's types |
 //! | [`change`] | the one language of streams |
+//! | [`image`] | disk images: RBD streams, NBD servers, changed extents, raw disks |
 //! | [`stream`] | from changes to sealed points |
+//! | [`btrfs`] | btrfs send streams as changes |
+//! | [`lifecycle`] | snapshots that backups are made of |
 //! | `old`, `run` | the parent's tree; what all threads share |
 //! | [`report`], [`sink`] | findings and progress; where chunks go |
 
 pub mod backup;
+pub mod btrfs;
 pub mod change;
 pub mod chunker;
 pub mod exclude;
 mod file;
 mod file_systems;
+pub mod image;
 mod large;
+pub mod lifecycle;
 mod links;
 mod listing;
 mod old;

@@ -67,7 +67,8 @@ fn by_one_of(run: &Run<'_>, file: &LeftOut, names: &[OtherName]) -> Result<(bool
 
 /// The file under another name, if it is still the same file.
 fn job_of(file: &LeftOut, name: &OtherName) -> io::Result<FileJob> {
-    let dir = open_again(&name.dir, None)?;
+    // A name in a snapshot does not go away, so nothing stands in here; another file is not taken for this one.
+    let dir = open_again(&name.dir, None, None)?;
     let stat = Stat::of_entry(&dir, &name.name)?;
     if (stat.kind, stat.dev, stat.ino) != (FileKind::File, file.stat.dev, file.stat.ino) {
         return Err(io::ErrorKind::NotFound.into());

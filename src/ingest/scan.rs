@@ -9,7 +9,7 @@ use super::exclude::Excludes;
 use super::file_systems::FileSystems;
 use super::large::Buffers;
 use super::links::Link;
-use super::listing::{Ahead, OpenDirs};
+use super::listing::{Ahead, OpenDirs, StandIn};
 use super::old::{Edits, OldTree};
 use super::other_names;
 use super::report::{Monitor, Report};
@@ -32,6 +32,8 @@ pub(super) struct Scan<'a> {
     /// Absolute paths.
     pub(super) paths: &'a [PathBuf],
     pub(super) excludes: &'a Excludes,
+    /// What is read in the place of another directory.
+    pub(super) stand_in: Option<&'a StandIn>,
     pub(super) rules: Rules,
     /// The tree to compare with: where its nodes are, and its root.
     pub(super) old: Option<(&'a dyn ReadNodes, ChunkId)>,
@@ -64,7 +66,7 @@ impl Scan<'_> {
         let bounds = Bounds::new(self.threads, self.memory_bytes, chunker.max_bytes());
         let old = self.old.map(|(nodes, root)| OldTree { nodes, root });
         let run = Run::new(sink, old, chunker, monitor, stop, self.memory_bytes / 4);
-        let (buffers, ahead) = (Buffers::default(), Ahead::new(self.excludes, self.open_dirs(bounds).waiting));
+        let (buffers, ahead) = (Buffers::default(), Ahead::new(self.excludes, self.stand_in, self.open_dirs(bounds).waiting));
         let walked = std::thread::scope(|scope| {
             let (queues, inbox) = queues(bounds);
             for _ in 0..bounds.workers {

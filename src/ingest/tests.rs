@@ -120,6 +120,7 @@ impl World {
         let scan = Scan {
             paths: &paths,
             excludes: &self.excludes,
+            stand_in: None,
             rules: Rules { one_file_system: false, force, not_into: None },
             old: from.root.map(|root| (&self.nodes as &dyn ReadNodes, root)),
             next_ino: from.next_ino,
@@ -751,6 +752,7 @@ fn roots_that_are_files_or_inside_each_other() {
         let scan = Scan {
             paths,
             excludes: &world.excludes,
+            stand_in: None,
             rules: Rules { one_file_system: true, force: false, not_into: None },
             old: from.root.map(|root| (&world.nodes as &dyn ReadNodes, root)),
             next_ino: from.next_ino,

@@ -225,7 +225,7 @@ impl<'w, 'a> Walker<'w, 'a> {
         old_names.lose_all(&mut self.end.lost, &mut self.edits)?;
         let attributes = || match (&source, slot) {
             (Some(dir), _) => Attributes::of_file(dir.dir.as_file()),
-            (None, Some(slot)) => slot.attributes(),
+            (None, Some(slot)) => slot.attributes(self.ahead.stand_in()),
             (None, None) => (Attributes::default(), None),
         };
         self.finish_dir(item, path, subdirs.len(), attributes)?;

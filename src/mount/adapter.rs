@@ -101,6 +101,10 @@ impl Adapter {
         self.view.life(ino).map_or(LIST_LIFE, |life| Duration::from_secs(life.0))
     }
 
+    fn name_life(&self, parent: Ino, name: &[u8], child: Option<Ino>) -> Option<Duration> {
+        self.view.name_life(parent, name, child).map(|life| Duration::from_secs(life.0))
+    }
+
     fn read(&self, ino: Ino, offset: u64, len: u64, reply: ReplyData) {
         if ino.is_virtual() {
             return match self.view.read(ino, offset, len) {
@@ -230,12 +234,15 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENAMETOOLONG);
         }
         match self.view.lookup(parent, name.as_bytes()) {
-            Ok(Some(attr)) => reply.entry(&self.life(attr.ino), &file_attr(&attr), Generation(0)),
-            // Number 0 says "no such name, and you may remember that".
-            Ok(None) if !parent.is_virtual() => {
-                reply.entry(&self.life(parent), &bare_attr(Ino(0), FileKind::File), Generation(0));
+            Ok(Some(attr)) => {
+                let life = self.name_life(parent, name.as_bytes(), Some(attr.ino));
+                reply.entry(&life.unwrap_or(LIST_LIFE), &file_attr(&attr), Generation(0));
             }
-            Ok(None) => reply.error(Errno::ENOENT),
+            Ok(None) => match self.name_life(parent, name.as_bytes(), None) {
+                // Number 0 says "no such name, and you may remember that".
+                Some(life) => reply.entry(&life, &bare_attr(Ino(0), FileKind::File), Generation(0)),
+                None => reply.error(Errno::ENOENT),
+            },
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -318,7 +325,10 @@ impl Filesystem for Adapter {
         let mut sink = |entry: &DirEntry<'_>, attr: Option<&Attr>| {
             // Without attributes the name is listed, and whoever wants them asks again and gets the error.
             let (life, attr) = match attr {
-                Some(attr) => (self.life(entry.ino), file_attr(attr)),
+                Some(attr) => {
+                    let life = self.name_life(ino_of(ino), entry.name, Some(entry.ino));
+                    (life.unwrap_or(LIST_LIFE), file_attr(attr))
+                }
                 None => (Duration::ZERO, bare_attr(entry.ino, entry.kind)),
             };
             reply.add(INodeNo(entry.ino.0), entry.next, OsStr::from_bytes(entry.name), &life, &attr, Generation(0))

@@ -64,7 +64,11 @@ struct Request {
 
 impl Fetch {
     /// `neighbours` is set once there is a connection to the kernel.
-    pub(super) fn start(view: &Arc<View>, neighbours: Arc<OnceLock<Neighbours>>, limit: Duration) -> std::io::Result<Self> {
+    pub(super) fn start(
+        view: &Arc<View>,
+        neighbours: Arc<OnceLock<Neighbours>>,
+        limit: Duration,
+    ) -> std::io::Result<Self> {
         // As many as the kernel has requests under way, and it bounds those.
         let (jobs, queue) = unbounded();
         let (threads, idle) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -156,21 +160,29 @@ impl Shared {
         }
     }
 
+    /// Tells of what was given up, on a thread of its own: the path is in the metadata, which may be as stuck.
+    fn report(&self, late: Vec<(Ino, u64)>) {
+        if late.is_empty() {
+            return;
+        }
+        let (view, limit) = (Arc::clone(&self.view), self.limit);
+        let tell = move || late.into_iter().for_each(|(ino, offset)| view.gave_up(ino, offset, limit));
+        // Without a thread it goes untold; who reads has had the error.
+        let _ = std::thread::Builder::new().name("fetch-report".into()).spawn(tell);
+    }
+
     /// Once a second: answers what has waited too long.
     fn watch(&self, ended: &Receiver<()>) {
         let every = Duration::from_secs(1).min(self.limit / 4);
         while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(every) {
             let mut late = Vec::new();
             for request in self.waiting().requests.values_mut().filter(|r| r.since.elapsed() >= self.limit) {
-                late.extend(request.reply.take().map(|reply| (request.ino, request.offset, reply)));
+                if let Some(reply) = request.reply.take() {
+                    reply.error(Errno::EIO);
+                    late.push((request.ino, request.offset));
+                }
             }
-            let places: Vec<_> = late.into_iter().map(|(ino, offset, reply)| {
-                reply.error(Errno::EIO);
-                (ino, offset)
-            }).collect();
-            for (ino, offset) in places {
-                self.view.gave_up(ino, offset, self.limit);
-            }
+            self.report(late);
         }
     }
 }

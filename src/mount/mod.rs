@@ -5,6 +5,7 @@
 //! | [`session`] | mount options, the life of a mount, following new restore points |
 //! | [`adapter`] | FUSE requests to questions of the view, and back |
 //! | [`errno`] | errors to error numbers, once |
+//! | [`figures`] | requests as metrics |
 //! | [`fetch`] | threads for reads that wait for the medium |
 //! | [`ahead`] | threads that load what will be read next |
 //! | [`neighbours`] | small files put into the page cache before they are asked for |
@@ -23,6 +24,7 @@
 mod adapter;
 mod ahead;
 mod errno;
+mod figures;
 mod fetch;
 mod neighbours;
 mod session;

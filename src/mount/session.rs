@@ -7,12 +7,13 @@ use super::neighbours::Neighbours;
 use super::tuning::set_read_ahead;
 use super::umount::umount;
 use crate::os;
-use crate::view::{Backing, ChangedDir, Damage, Owner, View};
+use crate::view::{Backing, ChangedDir, Damage, Only, Owner, View};
 use crate::{Error, ErrorKind, Result};
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Notifier, Session, SessionACL};
 use repo_format::Time;
 use std::ffi::OsStr;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -44,6 +45,8 @@ pub struct MountOptions {
     pub wait_limit: Duration,
     /// Where requests are counted.
     pub counts: Arc<RequestCounts>,
+    /// One source or one restore point as the root; None shows everything.
+    pub only: Option<Only>,
     /// Who is told of damage; standard error by default.
     pub report: Arc<dyn Fn(&Damage) + Send + Sync>,
 }
@@ -60,6 +63,7 @@ impl Default for MountOptions {
             push_neighbours: true,
             wait_limit: WAIT_LIMIT,
             counts: Arc::default(),
+            only: None,
             report: Arc::new(|damage| eprintln!("relict: {damage}")),
         }
     }
@@ -84,7 +88,13 @@ pub fn run<B: Backing + 'static>(
     let name = repository.name();
     let owner = Owner { uid: os::geteuid(), gid: os::getegid() };
     let report = Arc::clone(&options.report);
-    let view = Arc::new(View::new(repository, owner, move |damage| report(damage))?);
+    let mut view = View::new(repository, owner, move |damage| report(damage))?;
+    if let Some(only) = &options.only {
+        view = view.with_root(only)?;
+    }
+    let counts = Arc::clone(&options.counts);
+    view.add_figures(move || counts.figures());
+    let view = Arc::new(view);
     let mounted = Mounted::start(&view, mountpoint, name, options)?;
     if let Err(error) = ready() {
         mounted.end();
@@ -166,8 +176,21 @@ impl Mounted {
         }
     }
 
+    /// Waits for the end of the mount.
+    ///
+    /// A session of `fuser` that is dropped unmounts whatever is mounted at its path, and that may be another mount by
+    /// then (it takes a connection that was aborted for one that lives). So it is only dropped when it ended by an
+    /// error and is still mounted.
     fn join(self) -> Result<()> {
-        self.session.join().map_err(|e| Error::io(format!("serving the mount at {}", self.mountpoint.display()), e))
+        let failed = |e| Error::io(format!("serving the mount at {}", self.mountpoint.display()), e);
+        let mut session = ManuallyDrop::new(self.session);
+        let nothing = std::thread::Builder::new().spawn(|| Ok(())).map_err(failed)?;
+        let served = std::mem::replace(&mut session.guard, nothing).join();
+        let result = served.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
+        if result.is_err() {
+            drop(ManuallyDrop::into_inner(session));
+        }
+        result.map_err(failed)
     }
 }
 

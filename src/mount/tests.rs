@@ -268,6 +268,10 @@ fn no_read_waits_for_ever() {
     assert!((Duration::from_millis(700)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
     assert_eq!(file.read_exact_at(&mut page, 40 * 65_536).unwrap_err().raw_os_error(), Some(libc::EIO));
     assert_eq!(fs::read(mount.point("quick")).unwrap(), b"at once");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while mount.reports.lock().unwrap().is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let said = mount.reports.lock().unwrap().clone();
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].starts_with("snapshots/1970-01-01T00-00-00Z/slow: content at byte"), "{said:?}");

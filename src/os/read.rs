@@ -1,6 +1,6 @@
 //! Reading file content: where the data is, whole reads at an offset, what the page cache should do,
 //! and the two calls that the store needs (freeing a range of a package, making a new name durable).
-#![expect(unsafe_code, reason = "lseek, posix_fadvise, fallocate")]
+#![expect(unsafe_code, reason = "lseek, posix_fadvise, fallocate, preadv2")]
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::sys::{check, errno, is_errno};
+use super::sys::{check, check_len, errno, is_errno};
 
 /// The ranges of a file that hold data, ascending; see [`data_ranges`].
 #[derive(Debug)]
@@ -24,6 +24,12 @@ pub struct DataRanges<'f> {
 #[must_use]
 pub const fn data_ranges(file: &File, size: u64) -> DataRanges<'_> {
     DataRanges { file, at: 0, size }
+}
+
+/// As [`data_ranges`], from `from` on.
+#[must_use]
+pub const fn data_ranges_from(file: &File, from: u64, size: u64) -> DataRanges<'_> {
+    DataRanges { file, at: from, size }
 }
 
 impl DataRanges<'_> {
@@ -97,6 +103,40 @@ pub fn pread_exact_or_short(file: &File, buffer: &mut [u8], offset: u64) -> io::
         }
     }
     Ok(done)
+}
+
+/// Fills `buffer` from `offset` and leaves in the page cache only what was there before, so that reading
+/// a large disk does not push out what the machine works with. Fewer bytes than asked for mean the end.
+///
+/// Linux before 6.14 and some file systems cannot do that: there the range is dropped from the cache
+/// whether it was there before or not.
+///
+/// # Errors
+/// As pread(2), but for interruptions, which are repeated.
+pub fn pread_drop_behind(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match pread_uncached(file, rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(got) => done += got,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if is_errno(&e, &[libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL]) => {
+                let (start, want) = (offset + done as u64, rest.len() as u64);
+                done += pread_exact_or_short(file, rest, start)?;
+                fadvise_dontneed(file, start, want);
+                break;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+fn pread_uncached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let offset = i64::try_from(offset).map_err(|_| errno(libc::EOVERFLOW))?;
+    let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: one vector that covers exactly the borrowed buffer, which outlives the call.
+    check_len(unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, offset, libc::RWF_DONTCACHE) })
 }
 
 /// Tells the kernel that a file will be read from front to back. A hint: errors do not matter.

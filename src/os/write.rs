@@ -5,10 +5,13 @@
 //! `security.capability`, content before times, and inode flags last (an immutable file takes nothing).
 #![expect(unsafe_code, reason = "the *at calls and ioctl")]
 
+use std::ffi::CString;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 
 use super::dir::{Dir, open_at};
 use super::stat::{FileKind, Time, inode_flags, stat_file};
@@ -189,6 +192,17 @@ pub fn rename(from_dir: &Dir, from_name: &[u8], to_dir: &Dir, to_name: &[u8]) ->
     let (from, to) = (CName::entry(from_name)?, CName::entry(to_name)?);
     // SAFETY: both names are NUL-terminated and live through the call.
     check(unsafe { libc::renameat(from_dir.raw(), from.as_ptr(), to_dir.raw(), to.as_ptr()) }).map(drop)
+}
+
+/// Two directories or files take each other's name, in one step.
+///
+/// # Errors
+/// As renameat2(2); EINVAL where the file system cannot, ENOSYS where the kernel cannot.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let (one, other) = (CString::new(one.as_os_str().as_bytes())?, CString::new(other.as_os_str().as_bytes())?);
+    // SAFETY: both names are NUL-terminated and live through the call.
+    let done = unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
+    check(done).map(drop)
 }
 
 /// As [`Dir::set_times`], of an open file.

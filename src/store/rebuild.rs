@@ -32,7 +32,7 @@ pub struct Rebuilt {
     sealed: HashMap<PointId, Time>,
 }
 
-/// Makes a new index. The old one is renamed to `db.old-N` first.
+/// Makes a new index. The old one stays as `db.old-N`.
 ///
 /// # Errors
 /// `Locked` beside a writer; `Usage` for a repository whose packages are in the database itself.
@@ -124,17 +124,26 @@ fn add_package(
     index.commit(batch)
 }
 
+/// Puts the new index in the place of the old one. There is an index at every moment, where the file system can exchange names.
 fn swap(path: &Path, new: &Path, out: &mut Rebuilt) -> Result<()> {
     let db = path.join("db");
     let rename = |from: &Path, to: &Path| {
         fs::rename(from, to).map_err(|e| Error::io(format!("renaming {} to {}", from.display(), to.display()), e))
     };
-    if db.exists() {
-        let free = |n: &u32| !path.join(format!("db.old-{n}")).exists();
-        let old = path.join(format!("db.old-{}", (1..).find(free).unwrap_or(u32::MAX)));
-        rename(&db, &old)?;
-        out.old_index = Some(old);
+    if !db.exists() {
+        rename(new, &db)?;
+        return sync_dir(path);
     }
-    rename(new, &db)?;
+    let free = |n: &u32| !path.join(format!("db.old-{n}")).exists();
+    let old = path.join(format!("db.old-{}", (1..).find(free).unwrap_or(u32::MAX)));
+    match crate::os::exchange(new, &db) {
+        Ok(()) => rename(new, &old)?,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+            rename(&db, &old)?;
+            rename(new, &db)?;
+        }
+        Err(e) => return Err(Error::io(format!("exchanging {} and {}", db.display(), new.display()), e)),
+    }
+    out.old_index = Some(old);
     sync_dir(path)
 }

@@ -253,6 +253,12 @@ impl Repository {
         Ok(Chunk { segment, start, end: start + at.len as usize })
     }
 
+    /// Bytes of segments and tree nodes in memory; at most what [`OpenOptions`] allows.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.segments.weight() + self.nodes.weight()
+    }
+
     /// Whether a chunk is in the cache, and known to be there: then [`Repository::chunk`] reads nothing.
     #[must_use]
     pub fn is_cached(&self, id: &ChunkId) -> bool {

@@ -76,6 +76,11 @@ pub trait Backing: ReadNodes {
     /// Figures of the store.
     fn stats(&self) -> StoreFigures;
 
+    /// Bytes of content and tree nodes in memory.
+    fn cache_bytes(&self) -> u64 {
+        0
+    }
+
     /// Loads chunks into the cache; the caller has set a thread aside for it. Errors show when the chunk is read.
     fn prefetch(&self, _ids: &[ChunkId]) {}
 }
@@ -103,6 +108,10 @@ impl Backing for Repository {
 
     fn name(&self) -> String {
         self.path().canonicalize().unwrap_or_else(|_| self.path().to_path_buf()).display().to_string()
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        Self::cache_bytes(self)
     }
 
     fn stats(&self) -> StoreFigures {

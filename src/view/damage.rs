@@ -13,6 +13,8 @@ use std::sync::{Mutex, PoisonError};
 const REMEMBERED: usize = 10_000;
 /// Tree entries looked at for a path or a parent: a second or so. A bigger tree gives the inode number only.
 pub(super) const SEARCHED_ENTRIES: usize = 2_000_000;
+/// Damage that `.relict/health.json` lists.
+const LISTED: usize = 100;
 
 /// Something in a restore point that cannot be read.
 #[derive(Debug, Clone)]
@@ -37,11 +39,12 @@ impl fmt::Display for Damage {
 pub(super) struct DamageLog {
     report: Box<dyn Fn(&Damage) + Send + Sync>,
     said: Mutex<HashSet<Ino>>,
+    listed: Mutex<Vec<Damage>>,
 }
 
 impl DamageLog {
     pub(super) fn new(report: impl Fn(&Damage) + Send + Sync + 'static) -> Self {
-        Self { report: Box::new(report), said: Mutex::default() }
+        Self { report: Box::new(report), said: Mutex::default(), listed: Mutex::default() }
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -56,7 +59,17 @@ impl DamageLog {
                 return;
             }
         }
-        (self.report)(&Damage { path: view.path_of(ino), offset, reason: error.to_string() });
+        let damage = Damage { path: view.path_of(ino), offset, reason: error.to_string() };
+        (self.report)(&damage);
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.len() < LISTED {
+            listed.push(damage);
+        }
+    }
+
+    /// The first damage met.
+    pub(super) fn listed(&self) -> Vec<Damage> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -65,7 +78,7 @@ impl View {
     #[must_use]
     pub fn path_of(&self, ino: Ino) -> String {
         let layout = self.layout();
-        let Some(slot) = layout.slot(ino.slot()) else { return format!("inode {}", ino.0) };
+        let Ok(slot) = self.slot(&layout, ino.slot()) else { return format!("inode {}", ino.0) };
         match names_to(self.nodes(), &slot.point.root, ino.tree()) {
             Some(names) => {
                 let parts = names.iter().rev().map(|name| String::from_utf8_lossy(name).into_owned());
@@ -77,7 +90,7 @@ impl View {
 }
 
 /// Names from an inode up to the root. A tree knows no parents, so all names are looked through.
-fn names_to(nodes: &dyn ReadNodes, root: &ChunkId, ino: u64) -> Option<Vec<Vec<u8>>> {
+pub(super) fn names_to(nodes: &dyn ReadNodes, root: &ChunkId, ino: u64) -> Option<Vec<Vec<u8>>> {
     let mut above: HashMap<u64, (u64, Vec<u8>)> = HashMap::new();
     for entry in range(nodes, root, &[]).take(SEARCHED_ENTRIES) {
         // What comes before a damaged node is still good for a path.

@@ -5,9 +5,10 @@
 //! ever: both can be continued any time later, by anyone.
 
 use super::attr::Attr;
+use super::computed::is_gmt;
 use super::damage::SEARCHED_ENTRIES;
 use super::inode::Ino;
-use super::layout::Layout;
+use super::layout::{HEALTH, Layout, METRICS};
 use super::ranked::Ranked;
 use super::{Place, View, errno};
 use crate::catalog::tree::{self, Range};
@@ -39,6 +40,7 @@ impl View {
     /// # Errors
     /// `ENOTDIR`, `ESTALE`, or when the metadata cannot be read.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>> {
+        let parent = self.inner(parent);
         match name {
             b"." => return self.getattr(parent).map(Some),
             b".." => return self.getattr(self.parent_for_certain(parent)?).map(Some),
@@ -47,7 +49,7 @@ impl View {
         }
         let place = self.place(parent)?;
         let found = self.find_name(&place, name);
-        let Some(dirent) = self.noted(parent, None, found)? else { return Ok(None) };
+        let Some(dirent) = self.noted(parent, None, found)? else { return self.lookup_gmt(parent, name) };
         let ino = in_slot(parent, dirent.ino)?;
         if dirent.kind == FileKind::Dir {
             self.parents.insert(ino, parent);
@@ -63,23 +65,33 @@ impl View {
 
     fn lookup_virtual(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>> {
         let layout = self.layout();
+        if parent.is_computed() {
+            return self.lookup_computed(&layout, parent, name);
+        }
         let dir = layout.dir(parent).ok_or_else(|| not_dir(&layout, parent))?;
         let child = std::str::from_utf8(name).ok().and_then(|name| dir.child(name));
-        child.map(|child| self.getattr(child.ino)).transpose()
+        match child {
+            Some(child) => self.getattr(child.ino).map(Some),
+            None if is_gmt(name) => self.lookup_gmt(parent, name),
+            None => self.lookup_computed(&layout, parent, name),
+        }
     }
 
     /// The directory above. Below a restore point's root it is known of directories met by name lately; of
     /// others the directory itself is given, as nothing but the number shown for `..` hangs on it.
     #[must_use]
     pub fn parent(&self, ino: Ino) -> Ino {
-        let layout = self.layout();
-        if ino.is_virtual() {
-            return layout.dir(ino).map_or(Ino::ROOT, |dir| dir.parent);
-        }
-        if ino.is_point_root() {
-            return layout.slot(ino.slot()).map_or(Ino::ROOT, |slot| slot.parent);
-        }
-        self.parents.get(&ino).unwrap_or(ino)
+        let (layout, ino) = (self.layout(), self.inner(ino));
+        let parent = if ino == self.root {
+            ino
+        } else if ino.is_virtual() {
+            layout.dir(ino).map_or(ino, |dir| dir.parent)
+        } else if ino.is_point_root() {
+            self.slot(&layout, ino.slot()).map_or(Ino::ROOT, |slot| slot.parent)
+        } else {
+            self.parents.get(&ino).unwrap_or(ino)
+        };
+        self.shown(parent)
     }
 
     /// The directory above, looked for in the whole tree if it was not met by name. An NFS server asks for it with
@@ -129,7 +141,8 @@ impl View {
     }
 
     fn list(&self, ino: Ino, offset: u64, plus: bool, sink: &mut Sink<'_>) -> Result<()> {
-        let dots = [(ino, &b"."[..]), (self.parent(ino), b"..")];
+        let dots = [(self.shown(ino), &b"."[..]), (self.parent(ino), b"..")];
+        let ino = self.inner(ino);
         for ((ino, name), next) in dots.into_iter().zip(1..).filter(|(_, next)| *next > offset) {
             if sink(&DirEntry { ino, kind: FileKind::Dir, name, next }, None) {
                 return Ok(());
@@ -144,13 +157,18 @@ impl View {
     }
 
     fn list_virtual(&self, ino: Ino, offset: u64, plus: bool, sink: &mut Sink<'_>) -> Result<()> {
+        if ino.is_computed() {
+            let mut take = |name: &[u8], ino: Ino, kind: FileKind, next: u64, attr: Option<&Attr>| {
+                sink(&DirEntry { ino, kind, name, next: next + FIRST_OFFSET }, attr)
+            };
+            return self.list_computed(ino, offset.saturating_sub(FIRST_OFFSET), plus, &mut take);
+        }
         let layout = self.layout();
         let dir = layout.dir(ino).ok_or_else(|| not_dir(&layout, ino))?;
         for child in dir.children_from(offset.saturating_sub(FIRST_OFFSET)) {
-            let kind = if child.is_link { FileKind::Symlink } else { FileKind::Dir };
             let next = child.place + FIRST_OFFSET + 1;
             let attr = if plus { self.getattr(child.ino).ok() } else { None };
-            if sink(&DirEntry { ino: child.ino, kind, name: child.name.as_bytes(), next }, attr.as_ref()) {
+            if sink(&DirEntry { ino: child.ino, kind: child.kind, name: child.name.as_bytes(), next }, attr.as_ref()) {
                 break;
             }
         }
@@ -200,5 +218,5 @@ fn in_slot(beside: Ino, tree_ino: u64) -> Result<Ino> {
 }
 
 fn not_dir(layout: &Layout, ino: Ino) -> Error {
-    errno(if layout.link(ino).is_some() { libc::ENOTDIR } else { libc::ESTALE })
+    errno(if layout.link(ino).is_some() || ino == HEALTH || ino == METRICS { libc::ENOTDIR } else { libc::ESTALE })
 }

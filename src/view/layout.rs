@@ -4,7 +4,10 @@
 //! latest -> snapshots/<time>            snapshots/<time>/   snapshots/latest -> <time>
 //! hosts/<host>/<source>/<time>/         hosts/<host>/<source>/latest -> <time>
 //! tags/<tag>/<time>/                    tags/<tag>/latest -> <time>
-//! ids/<id>/
+//! ids/<id>/                             sets/<guid>/<host>/<source>/
+//! at/  diff/                            looked up only: `computed`
+//! versions/<host>/<source>/             deleted/<host>/<source>/: below them, `computed`
+//! .relict/health.json  .relict/metrics  `status`
 //! ```
 //! A layout is a value. When the list of points changes, the next one is made from the last: a point keeps
 //! its name and its slots, and a directory entry keeps its place, so that a directory can be listed while it
@@ -12,15 +15,38 @@
 //! collisions, the same in every mount. A point that went away keeps its slots until the mount ends: open
 //! files stay readable as long as their chunks do.
 
-use super::inode::{Ino, MAX_SLOT, MAX_TREE_INO};
+use super::computed::{Ghost, Node};
+use super::inode::{Ino, MAX_LAYOUT_SLOT, MAX_TREE_INO};
 use super::names::{escape, time_name};
-use repo_format::{PointId, PointRecord, Time};
+use repo_format::{FileKind, PointId, PointRecord, Time};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Numbers below this one are not given by hash.
 const FIRST_HASHED_INO: u64 = 16;
 const LATEST: &str = "latest";
+/// `at/`.
+pub(super) const AT: Ino = Ino(6);
+/// `diff/`.
+pub(super) const DIFF: Ino = Ino(7);
+/// `.relict/health.json`.
+pub(super) const HEALTH: Ino = Ino(12);
+/// `.relict/metrics`.
+pub(super) const METRICS: Ino = Ino(13);
+/// Directories of fixed numbers.
+const FIXED: [(&str, u64); 11] = [
+    ("", 1),
+    ("snapshots", 2),
+    ("hosts", 3),
+    ("tags", 4),
+    ("ids", 5),
+    ("at", AT.0),
+    ("diff", DIFF.0),
+    ("versions", 8),
+    ("deleted", 9),
+    ("sets", 10),
+    (".relict", 11),
+];
 
 /// One state of the virtual directories.
 #[derive(Debug, Default, Clone)]
@@ -31,6 +57,26 @@ pub(super) struct Layout {
     slot_of: HashMap<(u64, PointId), u32>,
     names: HashMap<PointId, String>,
     shown: Vec<PointId>,
+    sources: BTreeMap<(String, String), Arc<Source>>,
+    ghosts: HashMap<u64, Arc<Node>>,
+    /// Directory that stays when it is empty, as somebody mounted it.
+    kept: Option<String>,
+    generation: u64,
+    changed: Time,
+}
+
+/// The restore points of one source, oldest first, with the slots they have in `hosts/`.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// As in paths of the mount.
+    pub(super) host: String,
+    /// As in paths of the mount.
+    pub(super) source: String,
+    pub(super) points: Vec<Arc<PointRecord>>,
+    pub(super) slots: Vec<u32>,
+    pub(super) names: Vec<String>,
+    /// Of the layout that this was made for.
+    pub(super) generation: u64,
 }
 
 /// A virtual directory.
@@ -52,7 +98,7 @@ pub(super) struct Child {
     pub(super) place: u64,
     pub(super) name: String,
     pub(super) ino: Ino,
-    pub(super) is_link: bool,
+    pub(super) kind: FileKind,
 }
 
 /// A virtual symbolic link.
@@ -85,6 +131,8 @@ enum Want {
     Dir,
     Point(Arc<PointRecord>),
     Link(String),
+    Ghosts(Ghost),
+    File(Ino),
 }
 
 #[derive(Default)]
@@ -122,6 +170,49 @@ impl Layout {
         self.slots.get(&slot)
     }
 
+    /// The source behind two names of the mount.
+    pub(super) fn source(&self, host: &str, source: &str) -> Option<&Arc<Source>> {
+        self.sources.get(&(host.to_string(), source.to_string()))
+    }
+
+    pub(super) fn sources(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.sources.values()
+    }
+
+    /// The source whose directory below `hosts/` this is.
+    pub(super) fn source_at(&self, ino: Ino) -> Option<&Arc<Source>> {
+        let first = self.dirs.get(&ino.0)?.children.iter().find(|child| child.kind == FileKind::Dir)?;
+        let point = &self.slot(first.ino.slot())?.point;
+        let source = self.source(&escape(&point.host), &escape(&point.source))?;
+        source.slots.contains(&first.ino.slot()).then_some(source)
+    }
+
+    /// A directory that is computed, of those that the layout itself names.
+    pub(super) fn ghost(&self, ino: Ino) -> Option<&Arc<Node>> {
+        self.ghosts.get(&ino.0)
+    }
+
+    /// The directory at a path of names, and whatever else is found that way.
+    pub(super) fn find(&self, path: &str) -> Option<Ino> {
+        let step = |at: Ino, name: &str| Some(self.dir(at)?.child(name)?.ino);
+        path.split('/').filter(|name| !name.is_empty()).try_fold(Ino::ROOT, step)
+    }
+
+    /// Keeps a directory, also when nothing is in it any more.
+    pub(super) fn keep(&mut self, path: String) {
+        self.kept = Some(path);
+    }
+
+    /// Counts changes; what is computed from a layout is right as long as this stays.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// When the list of points changed last.
+    pub(super) fn changed(&self) -> Time {
+        self.changed
+    }
+
     /// Number of restore points shown.
     pub(super) fn points(&self) -> usize {
         self.shown.len()
@@ -136,7 +227,10 @@ impl Layout {
         if shown == self.shown && !self.dirs.is_empty() {
             return None;
         }
-        let mut next = Self { dirs: HashMap::new(), links: HashMap::new(), shown, ..self.clone() };
+        let mut next = Self { dirs: HashMap::new(), links: HashMap::new(), ghosts: HashMap::new(), shown, ..self.clone() };
+        next.generation += 1;
+        let first = self.dirs.is_empty();
+        next.changed = if first { points.iter().map(|point| point.sealed).max().unwrap_or_default() } else { now };
         next.name_points(&points);
         let wanted = next.wanted(&points);
         let inos = Numbers::of(&wanted);
@@ -144,7 +238,25 @@ impl Layout {
         for (path, want) in &wanted {
             changed.extend(next.make_dir(self, &inos, path, want, now));
         }
+        next.sources = next.by_source(&points, &inos);
         Some((next, changed))
+    }
+
+    fn by_source(&self, points: &[Arc<PointRecord>], inos: &Numbers) -> BTreeMap<(String, String), Arc<Source>> {
+        let mut out: BTreeMap<(String, String), Source> = BTreeMap::new();
+        for point in points {
+            let (host, source) = (escape(&point.host), escape(&point.source));
+            let dir = inos.of.get(&format!("hosts/{host}/{source}")).copied().unwrap_or_default();
+            let slot = self.slot_of.get(&(dir, point.id)).copied().unwrap_or_default();
+            let chain = out.entry((host.clone(), source.clone())).or_insert_with(|| {
+                let (points, slots, names) = Default::default();
+                Source { host, source, points, slots, names, generation: self.generation }
+            });
+            chain.points.push(Arc::clone(point));
+            chain.slots.push(slot);
+            chain.names.push(self.names.get(&point.id).cloned().unwrap_or_default());
+        }
+        out.into_iter().map(|(key, source)| (key, Arc::new(source))).collect()
     }
 
     /// Names new points after their time; of one second, the first by (time, id) has no number.
@@ -163,8 +275,12 @@ impl Layout {
     fn wanted(&self, points: &[Arc<PointRecord>]) -> Wanted {
         let mut wanted = Wanted::new();
         wanted.insert(String::new(), WantDir::default());
-        for top in ["snapshots", "hosts", "tags", "ids"] {
+        let tops = FIXED.iter().map(|(path, _)| *path).filter(|path| !path.is_empty());
+        for top in tops.chain(self.kept.as_deref()) {
             want_dir(&mut wanted, top, Time::default());
+        }
+        for (name, ino) in [("health.json", HEALTH), ("metrics", METRICS)] {
+            want_dir(&mut wanted, ".relict", Time::default()).entries.insert(name.to_string(), Want::File(ino));
         }
         for point in points {
             let name = self.names.get(&point.id).cloned().unwrap_or_default();
@@ -181,6 +297,7 @@ impl Layout {
             }
             let dir = want_dir(&mut wanted, "ids", point.sealed);
             dir.entries.insert(point.id.to_string(), Want::Point(Arc::clone(point)));
+            want_history(&mut wanted, point);
         }
         let newest = wanted.get("snapshots").and_then(|dir| dir.latest.clone());
         for dir in wanted.values_mut() {
@@ -229,7 +346,7 @@ impl Layout {
         let dir = Dir {
             parent: Ino(inos.of.get(parent).copied().unwrap_or(Ino::ROOT.0)),
             mtime,
-            subdirs: children.iter().filter(|child| !child.is_link).count() as u32,
+            subdirs: children.iter().filter(|child| child.kind == FileKind::Dir).count() as u32,
             by_name: children.iter().enumerate().map(|(index, child)| (child.name.clone(), index)).collect(),
             children,
             next_place,
@@ -261,8 +378,21 @@ impl Layout {
                 self.links.insert(ino, Link { target: target.clone(), mtime });
                 Ino(ino)
             }
+            Want::Ghosts(ghost) => {
+                let (host, source) = (path.rsplit('/').next().unwrap_or_default().to_string(), name.to_string());
+                let node = Node::ghosts(*ghost, host, source);
+                let ino = node.ino();
+                self.ghosts.insert(ino.0, Arc::new(node));
+                ino
+            }
+            Want::File(ino) => *ino,
         };
-        Child { place: 0, name: name.to_string(), ino, is_link: matches!(want, Want::Link(_)) }
+        let kind = match want {
+            Want::Link(_) => FileKind::Symlink,
+            Want::File(_) => FileKind::File,
+            _ => FileKind::Dir,
+        };
+        Child { place: 0, name: name.to_string(), ino, kind }
     }
 
     fn slot_for(&mut self, parent: u64, dir: &str, point: &Arc<PointRecord>, path: &str) -> u32 {
@@ -271,9 +401,9 @@ impl Layout {
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(&point.id.0).update(dir.as_bytes());
-        let mut slot = number_of(&hasher.finalize()) as u32 & MAX_SLOT;
+        let mut slot = number_of(&hasher.finalize()) as u32 & MAX_LAYOUT_SLOT;
         while slot == 0 || self.slots.contains_key(&slot) {
-            slot = (slot + 1) & MAX_SLOT;
+            slot = (slot + 1) & MAX_LAYOUT_SLOT;
         }
         self.slots.insert(slot, Slot { point: Arc::clone(point), parent: Ino(parent), path: path.into() });
         self.slot_of.insert((parent, point.id), slot);
@@ -304,6 +434,20 @@ fn want_dir<'w>(wanted: &'w mut Wanted, path: &str, newest: Time) -> &'w mut Wan
     dir
 }
 
+/// Where the history of a point's source is shown, and the set it belongs to.
+fn want_history(wanted: &mut Wanted, point: &Arc<PointRecord>) {
+    let (host, source) = (escape(&point.host), escape(&point.source));
+    for (top, ghost) in [("versions", Ghost::Versions), ("deleted", Ghost::Deleted)] {
+        let dir = want_dir(wanted, &format!("{top}/{host}"), point.sealed);
+        dir.entries.insert(source.clone(), Want::Ghosts(ghost));
+    }
+    if let Some(set) = point.set() {
+        // Of two points of one source in a set, the newer one is the set's.
+        let dir = want_dir(wanted, &format!("sets/{}/{host}", set), point.sealed);
+        dir.entries.insert(source, Want::Point(Arc::clone(point)));
+    }
+}
+
 /// Numbers of all directories: fixed ones at the top, hashes of the path below.
 struct Numbers {
     of: HashMap<String, u64>,
@@ -312,10 +456,9 @@ struct Numbers {
 
 impl Numbers {
     fn of(wanted: &Wanted) -> Self {
-        let fixed = [("", 1), ("snapshots", 2), ("hosts", 3), ("tags", 4), ("ids", 5)];
-        let of: HashMap<String, u64> = fixed.map(|(path, ino)| (path.to_string(), ino)).into();
+        let of: HashMap<String, u64> = FIXED.map(|(path, ino)| (path.to_string(), ino)).into();
         let mut numbers = Self { taken: of.values().copied().collect(), of };
-        for path in wanted.keys().filter(|path| !fixed.iter().any(|(known, _)| known == path)) {
+        for path in wanted.keys().filter(|path| !FIXED.iter().any(|(known, _)| known == path)) {
             let ino = free_ino(path.as_bytes(), |ino| numbers.taken.contains(&ino));
             numbers.taken.insert(ino);
             numbers.of.insert(path.clone(), ino);
@@ -352,6 +495,10 @@ mod tests {
     fn walk(layout: &Layout, ino: Ino, path: &str, out: &mut Vec<String>) {
         for child in layout.dir(ino).unwrap().children_from(0) {
             let path = join(path, &child.name);
+            if child.kind == FileKind::File || layout.ghost(child.ino).is_some() {
+                out.push(format!("{path} *"));
+                continue;
+            }
             match (layout.link(child.ino), layout.dir(child.ino)) {
                 (Some(link), None) => out.push(format!("{path} -> {}", link.target)),
                 (None, Some(_)) => walk(layout, child.ino, &path, out),
@@ -367,6 +514,7 @@ mod tests {
     fn tree(layout: &Layout) -> Vec<String> {
         let mut out = Vec::new();
         walk(layout, Ino::ROOT, "", &mut out);
+        out.retain(|path| !path.starts_with(".relict"));
         out.sort();
         out
     }
@@ -377,10 +525,10 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_repository_has_the_four_directories() {
+    fn an_empty_repository_has_its_directories() {
         let (layout, changed) = update(&Layout::default(), &[]);
         assert_eq!((tree(&layout), changed), (Vec::<String>::new(), Vec::new()));
-        assert_eq!(layout.dir(Ino::ROOT).unwrap().subdirs, 4);
+        assert_eq!(layout.dir(Ino::ROOT).unwrap().subdirs, 10);
         assert!(layout.update(&[], Time::default()).is_none());
     }
 
@@ -401,6 +549,8 @@ mod tests {
             "snapshots/latest -> 1970-01-01T00-00-00Z-2",
             "tags/daily/1970-01-01T00-00-00Z",
             "tags/daily/latest -> 1970-01-01T00-00-00Z",
+            "versions/web/+etc *",
+            "deleted/web/+etc *",
         ];
         expected.sort_unstable();
         assert_eq!(tree(&layout), expected);
@@ -444,6 +594,33 @@ mod tests {
         assert_eq!(after.slot(gone.slot()).unwrap().point.id, PointId([1; 16]));
         let tags = changed.iter().find(|c| c.ino == Ino(4)).unwrap();
         assert_eq!(tags.stale_names, ["t"]);
+    }
+
+    #[test]
+    fn points_of_a_set_stand_together() {
+        let in_set = |point: Arc<PointRecord>| Arc::new(PointRecord { extra: vec![(repo_format::SET_TAG, vec![7; 16])], ..(*point).clone() });
+        let points = [in_set(point(1, 0, "a", "s", &[])), in_set(point(2, 60, "b", "t", &[])), in_set(point(3, 90, "a", "s", &[])), point(4, 99, "a", "s", &[])];
+        let (layout, _) = update(&Layout::default(), &points);
+        let set = "sets/07070707-0707-0707-0707-070707070707";
+        let sets: Vec<_> = tree(&layout).into_iter().filter(|path| path.starts_with("sets")).collect();
+        assert_eq!(sets, [format!("{set}/a/s"), format!("{set}/b/t")]);
+        let found = layout.find(&format!("{set}/a/s")).unwrap();
+        assert_eq!(layout.slot(found.slot()).unwrap().point.id, PointId([3; 16]));
+    }
+
+    #[test]
+    fn a_source_knows_its_points_and_its_directory() {
+        let points = [point(1, 0, "a", "s", &[]), point(2, 60, "a", "s", &[]), point(3, 90, "a", "/t", &[])];
+        let (layout, _) = update(&Layout::default(), &points);
+        let source = layout.source("a", "s").unwrap();
+        assert_eq!((source.points.len(), source.names[1].as_str()), (2, "1970-01-01T00-01-00Z"));
+        let dir = layout.find("hosts/a/s").unwrap();
+        assert_eq!(layout.source_at(dir).unwrap().source, "s");
+        assert!(layout.source_at(layout.find("snapshots").unwrap()).is_none() && layout.source_at(Ino::ROOT).is_none());
+        assert!(layout.source_at(layout.find("tags").unwrap()).is_none());
+        for (slot, point) in source.slots.iter().zip(&source.points) {
+            assert_eq!((layout.slot(*slot).unwrap().point.id, layout.slot(*slot).unwrap().parent), (point.id, dir));
+        }
     }
 
     #[test]

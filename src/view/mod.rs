@@ -10,6 +10,9 @@
 //! | [`backing`] | what a view reads from |
 //! | [`inode`], [`attr`] | numbers and attributes |
 //! | [`layout`], [`names`] | the virtual directories |
+//! | [`computed`] | directories found by time, and the history of paths |
+//! | [`only`] | a part of the layout as the root |
+//! | [`status`] | `.relict/` |
 //! | [`dir`], [`ranked`] | look-up and listing |
 //! | [`read`] | content, holes, xattrs, links |
 //! | [`damage`] | what could not be read, said once |
@@ -17,14 +20,17 @@
 
 mod attr;
 mod backing;
+mod computed;
 mod damage;
 mod dir;
 mod inode;
 mod layout;
 pub mod memory;
 pub mod names;
+mod only;
 mod ranked;
 mod read;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -34,14 +40,18 @@ pub use damage::Damage;
 pub use dir::DirEntry;
 pub use inode::Ino;
 pub use layout::ChangedDir;
+pub use only::Only;
 pub use read::{Piece, Read, ReadPlan, Seek};
+pub use status::Figure;
 
 use crate::{Error, ErrorKind, Result};
+use computed::{Computed, is_gmt};
 use damage::DamageLog;
-use layout::Layout;
+use layout::{AT, DIFF, Layout, Slot};
 use quick_cache::sync::Cache;
 use read::Reading;
 use repo_format::{ChunkId, FileKind, Key, Time};
+use status::Status;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Directories whose parent is remembered, for `..`.
@@ -72,6 +82,10 @@ pub struct View {
     parents: Cache<Ino, Ino>,
     readings: Cache<Ino, Arc<Reading>>,
     damage: DamageLog,
+    computed: Computed,
+    status: Status,
+    /// What the mount's root is: the layout's, or a part of it.
+    root: Ino,
 }
 
 /// Where an inode of a restore point is found.
@@ -95,6 +109,9 @@ impl View {
             parents: Cache::new(REMEMBERED_PARENTS),
             readings: Cache::new(REMEMBERED_READINGS),
             damage: DamageLog::new(report),
+            computed: Computed::default(),
+            status: Status::default(),
+            root: Ino::ROOT,
         })
     }
 
@@ -103,9 +120,10 @@ impl View {
     /// # Errors
     /// When the repository cannot be read; the view then stays as it was.
     pub fn refresh(&self, now: Time) -> Result<Vec<ChangedDir>> {
-        self.backing.refresh()?;
-        let points = self.backing.points()?;
-        let Some((next, changed)) = self.layout().update(&points, now) else { return Ok(Vec::new()) };
+        let points = self.backing.refresh().and_then(|()| self.backing.points());
+        self.status.followed(now, points.as_ref().err());
+        let Some((next, mut changed)) = self.layout().update(&points?, now) else { return Ok(Vec::new()) };
+        changed.iter_mut().for_each(|dir| dir.ino = self.shown(dir.ino));
         *self.layout.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(changed)
     }
@@ -136,7 +154,17 @@ impl View {
     /// How long attributes and names of an inode stay right; None for what [`View::refresh`] can change.
     #[must_use]
     pub fn life(&self, ino: Ino) -> Option<Life> {
-        (!ino.is_virtual()).then_some(FOR_EVER)
+        (!self.inner(ino).is_virtual()).then_some(FOR_EVER)
+    }
+
+    /// How long it stays right that `name` in `parent` is `child`, or with None that it is nothing; None where
+    /// [`View::refresh`] or time itself can change that.
+    #[must_use]
+    pub fn name_life(&self, parent: Ino, name: &[u8], child: Option<Ino>) -> Option<Life> {
+        let parent = self.inner(parent);
+        let sought = parent.is_computed() || parent == AT || parent == DIFF || is_gmt(name);
+        let life = self.life(child.unwrap_or(parent));
+        life.filter(|_| !sought)
     }
 
     /// Attributes of an inode.
@@ -144,21 +172,34 @@ impl View {
     /// # Errors
     /// `ESTALE` for an unknown number; `Damaged` or `Io` when its metadata cannot be read.
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
-        if ino.is_virtual() {
-            return self.virtual_attr(&self.layout(), ino);
-        }
-        let place = self.place(ino)?;
-        self.noted(ino, None, self.inode_attr(&place))
+        let ino = self.inner(ino);
+        let attr = if ino.is_computed() {
+            self.computed_attr(&self.layout(), ino)?
+        } else if ino.is_virtual() {
+            self.virtual_attr(&self.layout(), ino)?
+        } else {
+            let place = self.place(ino)?;
+            self.noted(ino, None, self.inode_attr(&place))?
+        };
+        Ok(Attr { ino: self.shown(ino), ..attr })
     }
 
     fn virtual_attr(&self, layout: &Layout, ino: Ino) -> Result<Attr> {
-        let (kind, perm, nlink, size, mtime) = match (layout.dir(ino), layout.link(ino)) {
-            (Some(dir), _) => (FileKind::Dir, 0o555, 2 + dir.subdirs, 0, dir.mtime),
-            (_, Some(link)) => (FileKind::Symlink, 0o777, 1, link.target.len() as u64, link.mtime),
-            _ => return Err(errno(libc::ESTALE)),
-        };
-        let (Owner { uid, gid }, ctime) = (self.owner, mtime);
-        Ok(Attr { ino, kind, perm, nlink, uid, gid, size, blocks: 0, data_bytes: 0, mtime, ctime, btime: None, rdev: 0, flags: 0 })
+        match (layout.dir(ino), layout.link(ino)) {
+            (Some(dir), _) => Ok(self.dir_attr(ino, dir.subdirs, dir.mtime)),
+            (_, Some(link)) => {
+                let attr = self.dir_attr(ino, 0, link.mtime);
+                Ok(Attr { kind: FileKind::Symlink, perm: 0o777, nlink: 1, size: link.target.len() as u64, ..attr })
+            }
+            _ => self.status_attr(ino).ok_or_else(|| errno(libc::ESTALE)),
+        }
+    }
+
+    /// Attributes of a virtual directory.
+    fn dir_attr(&self, ino: Ino, subdirs: u32, mtime: Time) -> Attr {
+        let (Owner { uid, gid }, ctime, kind) = (self.owner, mtime, FileKind::Dir);
+        let (perm, nlink) = (0o555, 2 + subdirs);
+        Attr { ino, kind, perm, nlink, uid, gid, size: 0, blocks: 0, data_bytes: 0, mtime, ctime, btime: None, rdev: 0, flags: 0 }
     }
 
     fn inode_attr(&self, place: &Place) -> Result<Attr> {
@@ -178,8 +219,13 @@ impl View {
 
     fn place(&self, ino: Ino) -> Result<Place> {
         let layout = self.layout.read().unwrap_or_else(PoisonError::into_inner);
-        let slot = layout.slot(ino.slot()).ok_or_else(|| errno(libc::ESTALE))?;
+        let slot = self.slot(&layout, ino.slot())?;
         Ok(Place { root: slot.point.root, ino })
+    }
+
+    fn slot(&self, layout: &Layout, slot: u32) -> Result<Slot> {
+        let found = || self.computed.slot(slot).map(|slot| (*slot).clone());
+        layout.slot(slot).cloned().or_else(found).ok_or_else(|| errno(libc::ESTALE))
     }
 
     /// Notes the error of a read of `ino`, if it is one of the repository's.

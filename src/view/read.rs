@@ -140,7 +140,7 @@ impl View {
     /// `EISDIR`, `EINVAL`, `ESTALE`, or when the metadata cannot be read.
     pub fn read(&self, ino: Ino, offset: u64, len: u64) -> Result<Read> {
         if ino.is_virtual() {
-            return Err(errno(libc::EISDIR));
+            return self.read_status(ino, offset, len).unwrap_or_else(|| Err(errno(libc::EISDIR)));
         }
         self.plan(ino, offset, len).map(|plan| self.carry_out(ino, plan))
     }
@@ -350,14 +350,22 @@ impl View {
         Ok(entry.value().to_vec())
     }
 
+    /// The inode of a restore point whose attributes `ino` has; None if there is none.
+    fn with_xattrs(&self, ino: Ino) -> Result<Option<Ino>> {
+        let ino = self.inner(ino);
+        match ino.is_virtual() {
+            false => Ok(Some(ino)),
+            true if ino.is_computed() => self.computed_model(ino),
+            true => Ok(None),
+        }
+    }
+
     /// The value of an extended attribute; None if there is none.
     ///
     /// # Errors
     /// When the metadata cannot be read.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        if ino.is_virtual() {
-            return Ok(None);
-        }
+        let Some(ino) = self.with_xattrs(ino)? else { return Ok(None) };
         let place = self.place(ino)?;
         let found = tree::get(self.nodes(), &place.root, &Key::Xattr(ino.tree(), name).encode());
         Ok(self.noted(ino, None, found)?.map(|entry| entry.value().to_vec()))
@@ -369,9 +377,7 @@ impl View {
     /// When the metadata cannot be read.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<u8>> {
         let mut names = Vec::new();
-        if ino.is_virtual() {
-            return Ok(names);
-        }
+        let Some(ino) = self.with_xattrs(ino)? else { return Ok(names) };
         let place = self.place(ino)?;
         let prefix = Key::prefix(ino.tree(), KeyKind::Xattr);
         for entry in tree::range_prefix(self.nodes(), &place.root, &prefix) {

@@ -14,7 +14,8 @@ const ENOTCONN: i32 = 107;
 /// The package files, largest first.
 fn packages(rig: &Rig) -> Vec<PathBuf> {
     let dirs = fs::read_dir(rig.path("repo/packages")).unwrap();
-    let mut files: Vec<_> = dirs.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap()).map(|f| f.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        dirs.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap()).map(|f| f.unwrap().path()).collect();
     files.sort_by_key(|file| std::cmp::Reverse(fs::metadata(file).unwrap().len()));
     files
 }
@@ -94,7 +95,9 @@ fn a_lost_disk_gives_errors_and_no_hang() {
     shell(&rig.path(""), "umount -l disk && truncate -s 0 image && echo 1 > /proc/sys/vm/drop_caches");
     let start = Instant::now();
     let mut page = [0; 4096];
-    let failed = (0..12_u64).filter(|n| open.read_exact_at(&mut page, n << 20).is_err_and(|e| e.raw_os_error() == Some(EIO))).count();
+    let failed = (0..12_u64)
+        .filter(|n| open.read_exact_at(&mut page, n << 20).is_err_and(|e| e.raw_os_error() == Some(EIO)))
+        .count();
     assert!(failed >= 8, "{failed} of 12 reads failed");
     assert_eq!(fs::metadata(latest.join("small0")).unwrap().len(), 3000, "what is known stays known");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
@@ -159,4 +162,18 @@ fn a_mount_in_or_over_its_repository_is_refused() {
     refused(&rig.path("link"), "inside of the repository");
     let mounts = Command::new("cat").arg("/proc/self/mounts").output().unwrap();
     assert!(!String::from_utf8_lossy(&mounts.stdout).contains(text(&rig.path(""))));
+}
+
+/// The process of the old mount ends after its mount did; what it does last must not meet the new one.
+#[test]
+fn a_mount_right_after_an_unmount_stays() {
+    let (rig, content) = backed_up();
+    for _ in 0..10 {
+        rig.mount();
+        rig.umount();
+        rig.mount();
+        std::thread::sleep(Duration::from_millis(120));
+        assert_eq!(std::fs::read(rig.mounted("latest").join("large")).unwrap(), content);
+        rig.umount();
+    }
 }

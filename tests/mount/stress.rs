@@ -99,13 +99,17 @@ fn memory_is_the_cache_and_a_constant() {
     for dir in 0..entries.div_ceil(1000) {
         let path = rig.source().join(format!("d{dir}"));
         fs::create_dir(&path).unwrap();
-        (0..1000).for_each(|n| fs::write(path.join(format!("f{n}")), if n % 50 == 0 { "content" } else { "" }).unwrap());
+        (0..1000)
+            .for_each(|n| fs::write(path.join(format!("f{n}")), if n % 50 == 0 { "content" } else { "" }).unwrap());
     }
     let large = 256 << 20;
     fs::write(rig.source().join("large"), Random::from_env().bytes(large)).unwrap();
     rig.backup();
     let mnt = rig.path("mnt");
-    let mut child = rig.command("relict", &["mount", "--foreground", "--cache-size", &format!("{CACHE_MB}M"), text(&mnt)]).spawn().unwrap();
+    let mut child = rig
+        .command("relict", &["mount", "--foreground", "--cache-size", &format!("{CACHE_MB}M"), text(&mnt)])
+        .spawn()
+        .unwrap();
     let begun = Instant::now();
     while !mnt.join("latest").exists() {
         assert!(begun.elapsed() < Duration::from_secs(20));

@@ -30,8 +30,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum kind { CREATE = 1, WRITE, SYNC, TRUNCATE, RENAME, UNLINK, MKDIR, RMDIR, LINK, ALLOCATE, PUNCH };
-static const char *const names[] = {"", "create", "write", "sync", "truncate", "rename", "unlink", "mkdir", "rmdir", "link", "allocate", "punch"};
+enum kind { CREATE = 1, WRITE, SYNC, TRUNCATE, RENAME, UNLINK, MKDIR, RMDIR, LINK, ALLOCATE, PUNCH, EXCHANGE };
+static const char *const names[] = {"", "create", "write", "sync", "truncate", "rename", "unlink", "mkdir", "rmdir", "link", "allocate", "punch", "exchange"};
 
 static char root[PATH_MAX];
 static size_t root_len;
@@ -109,7 +109,7 @@ static void put(int fd, const void *bytes, size_t len) {
   }
 }
 
-/* One record: kind u8, length of a name and the name twice (u16 each; the second is empty but for RENAME and LINK),
+/* One record: kind u8, length of a name and the name twice (u16 each; the second is empty but for RENAME, LINK and EXCHANGE),
  * offset u64, length u64, and for WRITE the bytes. Native byte order. */
 static void log_step(enum kind kind, const char *path, const char *other, uint64_t offset, uint64_t len, const void *data) {
   if (log_fd < 0) return;
@@ -140,7 +140,7 @@ static int enter(enum kind kind, const char *path) {
     syscall(SYS_kill, (int)syscall(SYS_getpid), SIGKILL);
     for (;;) pause();
   }
-  int frees = kind == UNLINK || kind == RMDIR || kind == PUNCH || kind == RENAME;
+  int frees = kind == UNLINK || kind == RMDIR || kind == PUNCH || kind == RENAME || kind == EXCHANGE;
   if (fail_at && (step == fail_at || (sticky && step > fail_at && !frees))) {
     if (fail_with == 0) return kind == WRITE ? 2 : 0;
     errno = fail_with;
@@ -288,6 +288,7 @@ int openat(int dir, const char *path, int flags, ...) { MODE(flags) return open_
 
 int renameat(int from_dir, const char *from, int to_dir, const char *to) { NAMED(RENAME, from_dir, from, to_dir, to, syscall(SYS_renameat, from_dir, from, to_dir, to)) }
 int rename(const char *from, const char *to) { return renameat(AT_FDCWD, from, AT_FDCWD, to); }
+int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags) { NAMED((flags & 2 /* RENAME_EXCHANGE */ ? EXCHANGE : RENAME), from_dir, from, to_dir, to, syscall(SYS_renameat2, from_dir, from, to_dir, to, flags)) }
 int unlinkat(int dir, const char *name, int flags) { NAMED((flags & AT_REMOVEDIR ? RMDIR : UNLINK), dir, name, 0, NULL, syscall(SYS_unlinkat, dir, name, flags)) }
 int unlink(const char *name) { return unlinkat(AT_FDCWD, name, 0); }
 int rmdir(const char *name) { return unlinkat(AT_FDCWD, name, AT_REMOVEDIR); }

@@ -1,4 +1,4 @@
-//! What relict survives (SPEC.md section 15): every test here causes one kind of fault, many times, and counts what it
+//! What relict survives (SPEC.md section 20): every test here causes one kind of fault, many times, and counts what it
 //! must never do: lose an acknowledged restore point, serve a wrong byte, keep an error to itself, need a hand.
 //!
 //! `make test` runs some hundred faults; `make survive` (`RELICT_SURVIVE=1`) runs them all and prints a table.
@@ -12,6 +12,7 @@ mod walker;
 mod errors;
 mod kill;
 mod power;
+mod rot;
 mod scene;
 mod shim;
 mod table;

@@ -22,6 +22,7 @@ enum Op {
     Sync(PathBuf),
     Resize(PathBuf, u64),
     Rename(PathBuf, PathBuf),
+    Exchange(PathBuf, PathBuf),
     Remove(PathBuf),
     MakeDir(PathBuf),
     Link(PathBuf, PathBuf),
@@ -74,6 +75,7 @@ fn parse(mut log: &[u8]) -> Vec<Op> {
             9 => Op::Link(path, other),
             10 => Op::Extend(path, offset + len),
             11 => Op::Punch(path, offset, len),
+            12 => Op::Exchange(path, other),
             _ => panic!("a record of kind {kind}"),
         });
     }
@@ -130,12 +132,13 @@ impl Disk {
                 names.insert(to.clone(), node);
             }
             Op::Rename(from, to) => {
-                let moved: Vec<_> = names.keys().filter(|path| path.starts_with(from)).cloned().collect();
-                for path in moved {
-                    let node = names.remove(&path).unwrap();
-                    let rest = path.strip_prefix(from).unwrap();
-                    names.insert(if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) }, node);
-                }
+                let moved = take(names, from);
+                put(names, to, moved);
+            }
+            Op::Exchange(one, other) => {
+                let (first, second) = (take(names, one), take(names, other));
+                put(names, other, first);
+                put(names, one, second);
             }
             _ => {}
         }
@@ -152,6 +155,18 @@ impl Disk {
             }
         }
     }
+}
+
+/// Takes a name and all below it away, by what is left of each behind it.
+fn take(names: &mut Names, root: &Path) -> Names {
+    let moved: Vec<_> = names.keys().filter(|path| path.starts_with(root)).cloned().collect();
+    moved.into_iter().map(|path| (path.strip_prefix(root).unwrap().to_owned(), names.remove(&path).unwrap())).collect()
+}
+
+fn put(names: &mut Names, root: &Path, moved: Names) {
+    // Joining nothing would add a slash.
+    let place = |rest: PathBuf| if rest.as_os_str().is_empty() { root.to_owned() } else { root.join(rest) };
+    names.extend(moved.into_iter().map(|(rest, node)| (place(rest), node)));
 }
 
 /// An operation's steps with what each is about: the number of the file it changes, once and for all.
@@ -220,7 +235,7 @@ impl Played {
                     }
                 }
                 Op::Create(path) | Op::Remove(path) | Op::MakeDir(path) => drop(pending.insert(parent(path))),
-                Op::Rename(from, to) | Op::Link(from, to) => pending.extend([parent(from), parent(to)]),
+                Op::Rename(from, to) | Op::Exchange(from, to) | Op::Link(from, to) => pending.extend([parent(from), parent(to)]),
                 _ => {}
             }
         }

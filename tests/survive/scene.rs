@@ -213,6 +213,37 @@ impl<'s> Run<'s> {
         verdict
     }
 
+    /// Restores every acknowledged point from a damaged repository. Files that come out otherwise than they went in, and
+    /// that `restore` did not name.
+    pub fn wrong_bytes(&self, say: &mut dyn FnMut(String)) -> u64 {
+        let mut wrong = 0;
+        for (number, (id, want)) in self.scene.acknowledged.iter().enumerate() {
+            let target = self.path(&format!("damaged-{number}"));
+            let from = format!("{id}:{}", self.scene.source().display());
+            let output = program("relict", &self.repo(), &["--json", "restore", &from, "-t", target.to_str().unwrap()]).output().unwrap();
+            let words = words(&output);
+            if !matches!(output.status.code(), Some(0..=3 | 10 | 12)) || words.contains("panicked") {
+                say(format!("restore: {words}"));
+                wrong += 1;
+            }
+            let found = if target.is_dir() { manifest(&target) } else { Manifest::new() };
+            let differs = |path: &[u8]| found.get(path).is_some_and(|entry| entry.content != want[path].content);
+            let named = |path: &[u8]| words.contains(&*String::from_utf8_lossy(path));
+            let missing = want.keys().any(|path| !found.contains_key(path));
+            let silent: Vec<_> = want.keys().filter(|path| differs(path) && !named(path)).collect();
+            if !silent.is_empty() || (missing && output.status.success()) {
+                say(format!("restore point {id} gives wrong bytes in {silent:?}, or lacks files: {words}"));
+                wrong += 1;
+            }
+        }
+        wrong
+    }
+
+    /// Whether `check --read-data` finds nothing.
+    pub fn check_is_content(&self) -> bool {
+        program("relict-maint", &self.repo(), &["check", "--read-data"]).output().unwrap().status.success()
+    }
+
     /// Every acknowledged point is there, and every point that is there is whole.
     fn points(&self, there: &[String], done: bool, verdict: &mut Verdict, say: &mut dyn FnMut(String)) {
         let scene = self.scene;

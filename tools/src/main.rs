@@ -5,13 +5,16 @@
 mod check;
 mod compact;
 mod confirm;
+mod dump;
 mod forget;
+mod health;
 mod keys;
 mod maint;
 mod prune;
 mod rebuild;
 mod repair;
 mod states;
+mod stats;
 
 use clap::{Args, Parser, Subcommand};
 use relict::Result;
@@ -71,6 +74,12 @@ enum Command {
     Rebuild(rebuild::Options),
     /// Mend damage: bring back what can be had, put damaged packages aside, say what is lost
     Repair(repair::Options),
+    /// Show what the repository holds, what it costs, and what forgetting a restore point would free
+    Stats(stats::Options),
+    /// Show points, ages, verification and findings for monitoring
+    Health(health::Options),
+    /// Show any record as JSON
+    Dump(dump::Options),
 }
 
 impl Command {
@@ -86,6 +95,9 @@ impl Command {
             Self::Keys(options) => keys::run(context, &options),
             Self::Rebuild(options) => rebuild::run(context, &options),
             Self::Repair(options) => repair::run(context, &options),
+            Self::Stats(options) => stats::run(context, &options),
+            Self::Health(options) => health::run(context, &options),
+            Self::Dump(options) => dump::run(context, &options),
         }
     }
 }

@@ -29,7 +29,14 @@ impl Change {
 /// whatever heights the two roots stand.
 pub fn diff<'n>(old_nodes: &'n dyn ReadNodes, old: &ChunkId, new_nodes: &'n dyn ReadNodes, new: &ChunkId) -> Diff<'n> {
     let side = |nodes| Side { nodes, path: Path::new() };
-    Diff { old: side(old_nodes), new: side(new_nodes), roots: Some((*old, *new)).filter(|(old, new)| old != new) }
+    let roots = Some((*old, *new)).filter(|(old, new)| old != new);
+    Diff { old: side(old_nodes), new: side(new_nodes), roots, bounds: None }
+}
+
+/// As [`diff`] with one store, for keys from `from` up to but not including `to`. Nodes that hold none of them are
+/// not read.
+pub fn diff_range<'n>(nodes: &'n dyn ReadNodes, old: &ChunkId, new: &ChunkId, from: Vec<u8>, to: Vec<u8>) -> Diff<'n> {
+    Diff { bounds: Some((from, to)), ..diff(nodes, old, nodes, new) }
 }
 
 /// Changes in key order. Ends after the first error.
@@ -38,6 +45,8 @@ pub struct Diff<'n> {
     new: Side<'n>,
     /// The roots, until they are read.
     roots: Option<(ChunkId, ChunkId)>,
+    /// The first key that counts, and the first that does not any more.
+    bounds: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// What to do about the two places where the sides stand.
@@ -83,6 +92,10 @@ impl Diff<'_> {
             self.new.settle();
         }
         loop {
+            if let Some((from, to)) = &self.bounds {
+                self.old.keep_within(from, to);
+                self.new.keep_within(from, to);
+            }
             let (old, new) = match self.step() {
                 Step::End => return Ok(None),
                 Step::OpenOld => {
@@ -182,6 +195,20 @@ impl Side<'_> {
             *index += 1;
         }
         self.settle();
+    }
+
+    /// Passes over what ends before `from`, and ends at `to`.
+    fn keep_within(&mut self, from: &[u8], to: &[u8]) {
+        while let Some(item) = self.item() {
+            let below = if item.level == 0 { item.key < from } else { item.upper.is_some_and(|upper| upper <= from) };
+            if item.key >= to {
+                return self.path.clear();
+            }
+            if !below {
+                return;
+            }
+            self.skip();
+        }
     }
 
     /// Leaves nodes that are at their end.

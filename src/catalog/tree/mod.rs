@@ -16,7 +16,7 @@ mod tests;
 mod walk;
 
 pub use apply::{Edit, MAX_KEY_BYTES, MAX_VALUE_BYTES, apply, empty};
-pub use diff::{Change, Diff, diff};
+pub use diff::{Change, Diff, diff, diff_range};
 pub use memory::MemoryNodes;
 pub use range::{Range, count, floor, get, range, range_prefix};
 pub use walk::{Lost, NodeVisitor, walk_nodes};

@@ -12,13 +12,13 @@ use super::progress::{Reporter, Status};
 use super::snapshots::point_json;
 use super::text::{counted, escape, parse_size, size, span};
 use crate::catalog::points::time_name;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::ingest::backup::Outcome as Ingested;
 use crate::ingest::stream::{Scope, StreamOptions};
 use crate::store::Writer;
 use clap::{Args, Subcommand};
-use repo_format::{PointRecord, SourceKind};
+use repo_format::{PointRecord, SourceKind, Time};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -57,6 +57,9 @@ pub struct CommonArgs {
     /// Host name of the restore points [default: that of --source, else this host's]
     #[arg(long, value_name = "NAME")]
     host: Option<OsString>,
+    /// When the state was taken, such as 2026-11-21T10:00:00Z [default: now]
+    #[arg(long, value_name = "TIME")]
+    time: Option<String>,
     /// Bound of the memory for content and buffers
     #[arg(long, value_name = "SIZE", default_value = "256M")]
     memory: String,
@@ -79,13 +82,24 @@ impl CommonArgs {
             source,
             tags: self.tag.iter().map(bytes).collect(),
             notes: Vec::new(),
+            extra: Vec::new(),
             kind,
             scope,
-            time: now(),
+            time: self.time.as_deref().map_or_else(|| Ok(now()), parse_time)?,
             threads: self.threads.unwrap_or(0),
             memory_bytes: usize::try_from(memory).unwrap_or(usize::MAX),
         })
     }
+}
+
+fn parse_time(text: &str) -> Result<Time> {
+    let stamp: jiff::Timestamp = text.parse().map_err(|e| {
+        Error::new(ErrorKind::Usage, format!("--time: '{}' is no time: {e}", escape(text.as_bytes())))
+            .advise("write it as 2026-11-21T10:00:00Z, with its offset from UTC")
+    })?;
+    let second = stamp.as_second() - i64::from(stamp.subsec_nanosecond() < 0);
+    let nsec = stamp.subsec_nanosecond().rem_euclid(1_000_000_000);
+    Ok(Time { sec: second, nsec: nsec.unsigned_abs() })
 }
 
 /// `nas1:data` is source `data` of host `nas1`.
@@ -197,6 +211,16 @@ pub fn run(context: &Context, args: IngestArgs) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_to_the_nanosecond() {
+        let time = |text: &str| parse_time(text).map(|time| (time.sec, time.nsec)).ok();
+        assert_eq!(time("1970-01-01T00:00:01.5Z"), Some((1, 500_000_000)));
+        assert_eq!(time("1970-01-01T01:00:00+01:00"), Some((0, 0)));
+        assert_eq!(time("1969-12-31T23:59:59.9Z"), Some((-1, 900_000_000)));
+        assert_eq!(time("1969-12-31T23:59:58Z"), Some((-2, 0)));
+        assert_eq!((time("yesterday"), time("2026-11-21T10:00:00")), (None, None));
+    }
 
     #[test]
     fn a_source_may_name_its_host() {

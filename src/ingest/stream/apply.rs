@@ -16,8 +16,8 @@ use crate::ingest::change::{Change, SetAttr};
 use crate::ingest::report::Monitor;
 use crate::{Error, ErrorKind, Result};
 use repo_format::{
-    ChunkId, Counts, Device, Dirent, FileKind, Inode, Key, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_TARGET_BYTES, MAX_XATTR_BYTES,
-    ROOT_INO, Time,
+    ChunkId, Counts, Device, Dirent, FileKind, Inode, Key, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_TARGET_BYTES,
+    MAX_XATTR_BYTES, ROOT_INO, Time,
 };
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,7 +30,7 @@ const DIR_MODE: u32 = 0o700;
 /// As Linux shows all of them.
 const LINK_MODE: u32 = 0o777;
 /// Bytes in the temporary file from which on everything staged is cut.
-const SPOOL_BYTES: u64 = 1 << 30;
+pub(super) const SPOOL_BYTES: u64 = 1 << 30;
 /// Changed files up to this size have their extents copied to make a layout for clones; larger ones go to a tree first.
 const SHARED_BYTES: u64 = 256 << 20;
 
@@ -71,6 +71,8 @@ pub(super) struct State<'s> {
     /// The buffer of the appender before.
     window: Vec<u8>,
     pub(super) spool: Spool,
+    /// From so many bytes in the spool on, everything staged is cut.
+    pub(super) spool_limit: u64,
     /// Files, directories, bytes: as in the base tree, until the end.
     pub(super) counts: Counts,
     /// Trees of other states, by id.
@@ -79,7 +81,14 @@ pub(super) struct State<'s> {
 
 impl<'s> State<'s> {
     /// A state that begins as `base`.
-    pub(super) fn new(around: &Around<'s>, id: &[u8], base: Option<ChunkId>, next_ino: u64, next_content: u64, counts: Counts) -> Self {
+    pub(super) fn new(
+        around: &Around<'s>,
+        id: &[u8],
+        base: Option<ChunkId>,
+        next_ino: u64,
+        next_content: u64,
+        counts: Counts,
+    ) -> Self {
         Self {
             id: id.to_vec(),
             tree: StagedTree::new(around.store.nodes(), base, next_ino),
@@ -88,6 +97,7 @@ impl<'s> State<'s> {
             appender: None,
             window: Vec::new(),
             spool: Spool::new(around.limit_bytes / 8),
+            spool_limit: SPOOL_BYTES,
             counts,
             roots: HashMap::new(),
         }
@@ -102,9 +112,7 @@ impl<'s> State<'s> {
 impl<'s> Apply<'_, 's> {
     /// Applies one change between `Begin` and `End`.
     pub(super) fn change(&mut self, change: &Change<'_>) -> Result<()> {
-        if self.around.stop.load(Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped"));
-        }
+        self.check_stop()?;
         let tree = &mut self.state.tree;
         match *change {
             Change::Create { path, kind, ino, device } => self.create(path, kind, ino, device)?,
@@ -128,6 +136,14 @@ impl<'s> Apply<'_, 's> {
         self.make_room()
     }
 
+    /// An error once the user has said stop.
+    pub(super) fn check_stop(&self) -> Result<()> {
+        match self.around.stop.load(Relaxed) {
+            true => Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped")),
+            false => Ok(()),
+        }
+    }
+
     /// Moves what is staged to a tree when it takes too much memory.
     fn make_room(&mut self) -> Result<()> {
         let state = &mut *self.state;
@@ -137,7 +153,8 @@ impl<'s> Apply<'_, 's> {
         }
         let ready = self.pipeline.ready();
         self.absorb(ready);
-        if self.state.tree.charge_bytes > self.around.limit_bytes || self.state.spool.bytes() > SPOOL_BYTES {
+        let staged_bytes = self.state.tree.charge_bytes - self.state.tree.kept_bytes;
+        if staged_bytes > self.around.limit_bytes || self.state.spool.bytes() > self.state.spool_limit {
             self.fold(false)?;
         }
         Ok(())
@@ -298,10 +315,11 @@ impl<'s> Apply<'_, 's> {
             }
             self.close()?;
         }
-        if range.is_empty() {
-            return Ok(());
-        }
         let content = self.content_mut(id)?;
+        if range.is_empty() {
+            // Nothing becomes zero, but the file may become longer.
+            return if extend && content.size < range.end { self.truncate(path, range.end) } else { Ok(()) };
+        }
         let bytes = if extend { content.stage(range, What::Hole) } else { content.stage_inside(range, What::Hole) };
         self.state.tree.charge(bytes);
         Ok(())
@@ -325,8 +343,11 @@ impl<'s> Apply<'_, 's> {
     fn changed(&mut self, path: &[u8], offset: u64, len: u64) -> Result<()> {
         let range = range_of(path, offset, len)?;
         if self.source.is_none() {
-            return Err(Error::new(ErrorKind::BadInput, format!("the stream says that '{}' changed, but not what it is by now", printable(path)))
-                .advise("name the snapshot or device where the content can be read"));
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                format!("the stream says that '{}' changed, but not what it is by now", printable(path)),
+            )
+            .advise("name the snapshot or device where the content can be read"));
         }
         let id = self.content(path)?;
         self.close_if(id)?;
@@ -380,7 +401,8 @@ impl<'s> Apply<'_, 's> {
             (Some(root), Some(ino)) if !is_changed => LayoutRows::Tree { root, ino },
             _ => LayoutRows::List(all_rows(base, content)?),
         };
-        let bytes = if let LayoutRows::List(rows) = &rows { rows.len() * size_of::<(u64, repo_format::Extent)>() } else { 0 };
+        let bytes =
+            if let LayoutRows::List(rows) = &rows { rows.len() * size_of::<(u64, repo_format::Extent)>() } else { 0 };
         let layout = Arc::new(Layout { rows, size: content.size });
         content.shared = Some(Arc::clone(&layout));
         self.state.tree.charge(bytes + 64);

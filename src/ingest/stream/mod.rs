@@ -71,6 +71,8 @@ pub struct StreamOptions {
     pub tags: Vec<Vec<u8>>,
     /// What the record says beside what the stream itself gives rise to: fallbacks taken, and why.
     pub notes: Vec<Vec<u8>>,
+    /// Fields of the record that are the producer's own (SPEC.md section 8): tags from 0x8010, ascending.
+    pub extra: Vec<(u16, Vec<u8>)>,
     /// The producer.
     pub kind: SourceKind,
     /// Where parents are looked for.
@@ -269,7 +271,7 @@ impl Session<'_> {
             file_systems: Vec::new(),
             notes,
             program: concat!("relict ", env!("CARGO_PKG_VERSION")).into(),
-            extra: current.info.to_fields(),
+            extra: [current.info.to_fields(), options.extra.clone()].concat(),
         };
         self.writer.seal(&point)?;
         self.states.add(&point);

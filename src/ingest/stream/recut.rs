@@ -160,7 +160,7 @@ impl<'s> Recut<'_, 's> {
 
     /// The end of the whole zero blocks that are known to begin at `at`.
     fn hole_at(&mut self, content: &Content, at: u64) -> Result<Option<u64>> {
-        if at % BLOCK != 0 {
+        if !at.is_multiple_of(BLOCK) {
             return Ok(None);
         }
         let Span::Hole(end) = self.span(content, at)? else { return Ok(None) };
@@ -316,7 +316,8 @@ impl<'s> Recut<'_, 's> {
         let got = source.read_at(path, at, out)?;
         if got < out.len() {
             let path = crate::catalog::points::printable(path);
-            let what = format!("{path} ends at byte {} in the source, where the stream says it goes on", at + got as u64);
+            let what =
+                format!("{path} ends at byte {} in the source, where the stream says it goes on", at + got as u64);
             return Err(Error::new(ErrorKind::BadInput, what).advise("name the snapshot that the stream was made of"));
         }
         (self.on_read)(out.len() as u64)

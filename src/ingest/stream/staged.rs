@@ -62,6 +62,8 @@ pub(super) struct StagedTree<'s> {
     pub(super) orphans: Vec<ContentId>,
     /// Rough bytes of memory that all this takes.
     pub(super) charge_bytes: usize,
+    /// Of these, what moving everything to a tree would not free.
+    pub(super) kept_bytes: usize,
     /// The path that was found last, and what it names.
     last_found: Option<(Vec<u8>, u64)>,
     last_dir: Option<(Vec<u8>, u64)>,
@@ -83,6 +85,7 @@ impl<'s> StagedTree<'s> {
             lost: (0, 0, 0),
             orphans: Vec::new(),
             charge_bytes: 0,
+            kept_bytes: 0,
             last_found: None,
             last_dir: None,
         };
@@ -128,7 +131,8 @@ impl<'s> StagedTree<'s> {
             return Ok(());
         }
         let row = self.base_row(&Key::Inode(ino))?.filter(|_| !self.dead.contains(&ino));
-        let row = row.ok_or_else(|| Error::damaged(format!("inode {ino} has a name in the parent's tree, but is not there")))?;
+        let row = row
+            .ok_or_else(|| Error::damaged(format!("inode {ino} has a name in the parent's tree, but is not there")))?;
         let inode = Inode::decode(row.value())?;
         let staged = Staged { was: Some(inode), origin: Some(ino), is_new: false, ..Staged::new(inode, parent, name) };
         self.insert(ino, staged);
@@ -215,8 +219,9 @@ impl<'s> StagedTree<'s> {
 
     /// A new inode under a free name.
     pub(super) fn create(&mut self, path: &[u8], inode: Inode, wanted: Option<u64>) -> Result<u64> {
-        let (dir, name) = self.free_place(path)?;
+        // The number first: what must give it up may be the directory itself.
         let ino = self.number(wanted)?;
+        let (dir, name) = self.free_place(path)?;
         let kind = inode.kind();
         self.insert(ino, Staged::new(inode, dir, name));
         if kind == FileKind::Symlink {
@@ -256,11 +261,10 @@ impl<'s> StagedTree<'s> {
         Ok(!self.dead.contains(&ino) && self.base_row(&Key::Inode(ino))?.is_some())
     }
 
-    /// Gives a directory another number, so that its own is free. Only one that a path has led to can be moved: it
-    /// is one that the source has removed already and that the stream takes apart later.
+    /// Gives a directory another number, so that its own is free. Only one that the stream has renamed: it is one
+    /// that the source has removed already and that the stream takes apart later.
     fn exile(&mut self, ino: u64) -> Result<bool> {
-        let is_dir = self.inodes.get(&ino).is_some_and(|staged| staged.inode.kind() == FileKind::Dir);
-        if !is_dir || ino == ROOT_INO || self.next_exile < FIRST_EXILE {
+        if !self.moved.contains(&ino) || self.next_exile < FIRST_EXILE {
             return Ok(false);
         }
         let number = self.next_exile;
@@ -492,6 +496,7 @@ impl<'s> StagedTree<'s> {
         self.dead.clear();
         self.forget();
         self.charge_bytes = self.inodes.len() * (size_of::<Staged>() + 96);
+        self.kept_bytes = self.charge_bytes;
     }
 }
 

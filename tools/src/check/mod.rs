@@ -14,8 +14,8 @@ pub use affected::Names;
 pub use command::{Options, run, show_findings};
 pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Severity};
 pub use packages::Totals;
-pub use select::{Selection, oldest, parse_span};
-pub use tree::{DAMAGED, LostRange};
+pub use select::{Selection, oldest};
+pub use tree::{DAMAGED, LostRange, describe_range};
 
 use packages::{PackageCheck, interrupted};
 use relict::Result;
@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use table::ChunkTable;
+pub use table::ChunkTable;
 use tree::{TreeCheck, TreeReport};
 
 /// What to check.
@@ -59,6 +59,18 @@ pub struct Report {
 }
 
 impl Report {
+    /// The segments that are damaged: package number and offset.
+    pub fn damaged_segments(&self, repository: &Repository) -> Result<Vec<(u32, u32)>> {
+        let numbers: HashMap<PackageId, u32> =
+            repository.index().packages()?.into_iter().map(|p| (p.id, p.number)).collect();
+        let of_content = self.findings.iter().filter(|f| matches!(f.kind, Kind::Segment | Kind::Chunk));
+        let place = |f: &Finding| {
+            let place = f.place?;
+            Some((*numbers.get(&place.package)?, u32::try_from(place.offset?).ok()?))
+        };
+        Ok(of_content.filter_map(place).collect())
+    }
+
     /// How many findings have this severity.
     pub fn count(&self, severity: Severity) -> u64 {
         self.findings.iter().filter(|f| f.kind.severity() == severity).count() as u64
@@ -116,6 +128,10 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         report.findings.extend(rotten_files(repository, points.all())?);
         name_files(repository, points.all(), &mut report)?;
     }
+    // Threads find things in any order; people read them in one.
+    report
+        .findings
+        .sort_by_key(|f| (f.kind.severity() == Severity::Warning, f.kind, f.place.map(|p| (p.package, p.offset))));
     Ok(report)
 }
 
@@ -126,15 +142,28 @@ fn readable(records: Records, findings: &mut Vec<Finding>) -> Points {
     for (id, record) in records {
         match record {
             Ok(record) => out.push(PointRecord::clone(&record)),
-            Err(e) => findings.push(Finding::new(Kind::Point, format!("the record of restore point {id} cannot be read: {e}"))),
+            Err(e) => findings
+                .push(Finding::new(Kind::Point, format!("the record of restore point {id} cannot be read: {e}"))),
         }
     }
     Points::new(out)
 }
 
+/// The records of all restore points that can be read, forgotten ones too: until a prune they are whole.
+pub fn all_records(repository: &Repository) -> Result<Vec<PointRecord>> {
+    let all = repository.all_points()?.into_iter();
+    Ok(all.filter_map(|(_, record)| record.ok()).map(|record| PointRecord::clone(&record)).collect())
+}
+
 /// How people know a restore point.
 pub fn label(point: &PointRecord) -> String {
-    format!("restore point {} {} {}:{}", short_id(point), time_name(point.time), printable(&point.host), printable(&point.source))
+    format!(
+        "restore point {} {} {}:{}",
+        short_id(point),
+        time_name(point.time),
+        printable(&point.host),
+        printable(&point.source)
+    )
 }
 
 fn slots(repository: &Repository) -> Result<Vec<Finding>> {
@@ -156,11 +185,18 @@ fn slots(repository: &Repository) -> Result<Vec<Finding>> {
 }
 
 /// All trees, on all cores, in the order of `points`.
-fn trees(repository: &Repository, table: &ChunkTable, points: &[PointRecord], stop: &AtomicBool) -> Result<Vec<TreeReport>> {
+fn trees(
+    repository: &Repository,
+    table: &ChunkTable,
+    points: &[PointRecord],
+    stop: &AtomicBool,
+) -> Result<Vec<TreeReport>> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(usize, TreeReport)>> {
         let mut out = Vec::new();
-        while let Some((number, point)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| points.get(n).map(|p| (n, p))) {
+        while let Some((number, point)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| points.get(n).map(|p| (n, p)))
+        {
             if interrupted(stop).is_err() {
                 break;
             }
@@ -193,7 +229,7 @@ fn forgotten_records(repository: &Repository, seen: &[(ChunkId, PackageId)]) -> 
 /// Whether a record was replaced by a later one of the same point, as a repair does (SPEC.md section 8).
 fn superseded(repository: &Repository, chunk: &ChunkId) -> bool {
     let record = repository.chunk(chunk).ok().and_then(|bytes| PointRecord::decode(&bytes).ok());
-    let points = repository.point_records().unwrap_or_default();
+    let points = all_records(repository).unwrap_or_default();
     record.is_some_and(|old| points.iter().any(|new| new.id == old.id && new.sealed >= old.sealed))
 }
 
@@ -237,8 +273,10 @@ fn name_files(repository: &Repository, points: &[PointRecord], report: &mut Repo
             paths.dedup();
             // A finding of one tree's node names the files of that tree alone.
             let other_tree = finding.affected.first().is_some_and(|a| a.point != label(point));
-            if !(finding.kind == Kind::Node && other_tree) {
-                finding.affected.extend(paths.into_iter().map(|path| Affected { point: label(point), path: path.clone() }));
+            if finding.kind != Kind::KnownLoss && !(finding.kind == Kind::Node && other_tree) {
+                finding
+                    .affected
+                    .extend(paths.into_iter().map(|path| Affected { point: label(point), path: path.clone() }));
             }
         }
     }

@@ -39,6 +39,11 @@ impl ChunkTable {
         self.heads.len()
     }
 
+    /// The places of all chunks, in order of their ids.
+    pub fn places(&self) -> &[Location] {
+        &self.places
+    }
+
     /// The entries that may be this chunk's: one, or none; more only when 8 bytes of hash collide.
     pub fn find(&self, id: &ChunkId) -> Range<usize> {
         let head = head(id);

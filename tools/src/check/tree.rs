@@ -7,11 +7,14 @@ use super::finding::{Affected, Finding, Kind};
 use super::table::ChunkTable;
 use relict::Result;
 use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
+use relict::cli::text::counted;
 use relict::store::{NodeRef, Repository};
-use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border};
-use std::collections::{HashMap, HashSet};
+use repo_format::{
+    ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border,
+};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// The attribute by which repair marks a file that lost something (SPEC.md section 14).
+/// The attribute by which repair marks a file that lost something (SPEC.md section 17).
 pub const DAMAGED: &[u8] = b"user.relict.damaged";
 /// Problems of one tree that are spelled out; the rest are counted.
 const WRONG_SHOWN: usize = 10;
@@ -74,6 +77,8 @@ pub struct TreeCheck<'a> {
     missing: HashSet<ChunkId>,
     /// Chunks that are missing in files that a repair has marked.
     known_missing: HashSet<ChunkId>,
+    /// Those files, and directories that a repair has marked: they may have lost names.
+    known: BTreeSet<u64>,
     /// Per level, whether the last node seen there ended at a border: only the last of a level may not.
     ended: Vec<bool>,
     outcome: TreeReport,
@@ -123,6 +128,7 @@ impl<'a> TreeCheck<'a> {
             wrong_count: 0,
             missing: HashSet::new(),
             known_missing: HashSet::new(),
+            known: BTreeSet::new(),
             ended: Vec::new(),
             outcome: TreeReport::default(),
         }
@@ -146,9 +152,17 @@ impl<'a> TreeCheck<'a> {
             let what = format!("{}: {} chunks of its files are not stored", self.label, self.missing.len());
             out.findings.push(Finding::new(Kind::ChunkMissing, what).losing(sorted(self.missing)));
         }
-        if !self.known_missing.is_empty() {
-            let what = format!("{}: a repair has marked files that lost content", self.label);
-            out.findings.push(Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing)));
+        if !self.known.is_empty() {
+            let what = format!(
+                "{}: {} here lost content or names, as a repair has written down",
+                self.label,
+                counted(self.known.len() as u64, "file")
+            );
+            let mut finding = Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing));
+            let known: Vec<u64> = self.known.into_iter().collect();
+            let paths = super::rot::paths(self.repository, self.point, &known).unwrap_or_default();
+            finding.affected = paths.into_iter().map(|path| Affected { point: self.label.clone(), path }).collect();
+            out.findings.push(finding);
         }
         Ok(out)
     }
@@ -188,7 +202,9 @@ impl<'a> TreeCheck<'a> {
                 Err(e) => self.problem(|| format!("file {ino}: {e}")),
             },
             Key::Target(_) => self.current.has_target = !value.is_empty(),
-            Key::Xattr(..) if value.len() > repo_format::MAX_XATTR_BYTES => self.problem(|| format!("inode {ino}: an attribute is too long")),
+            Key::Xattr(..) if value.len() > repo_format::MAX_XATTR_BYTES => {
+                self.problem(|| format!("inode {ino}: an attribute is too long"))
+            }
             Key::Xattr(_, name) => self.current.marked |= name == DAMAGED,
             Key::SourceIno(..) if value.len() != 8 => self.problem(|| "a source inode entry has a wrong length".into()),
             Key::SourceIno(..) => {}
@@ -221,8 +237,13 @@ impl<'a> TreeCheck<'a> {
             self.problem(|| format!("file {ino}: extents overlap at {offset}"));
         }
         match self.table.locate(&extent.chunk) {
-            None if self.current.marked => drop(self.known_missing.insert(extent.chunk)),
-            None => drop(self.missing.insert(extent.chunk)),
+            None if self.current.marked => {
+                self.known.insert(ino);
+                self.known_missing.insert(extent.chunk);
+            }
+            None => {
+                self.missing.insert(extent.chunk);
+            }
             // A slice must lie inside its chunk.
             Some(at) if extent.skip.checked_add(extent.len).is_none_or(|end| end > at.len) => {
                 self.problem(|| format!("file {ino}: the extent at {offset} reaches past its chunk"));
@@ -241,18 +262,27 @@ impl<'a> TreeCheck<'a> {
             return self.problem(|| format!("inode {}: it has entries but no attributes", current.ino));
         };
         let kind = inode.kind();
+        if current.marked && kind == FileKind::Dir {
+            self.known.insert(current.ino);
+        }
         let kept = self.inodes.get_mut(current.ino);
         (kept.kind, kept.links) = (kind as u8, inode.nlink);
         if kind == FileKind::Dir && inode.nlink != 2 + current.subdirs {
-            self.problem(|| format!("inode {}: it counts {} links and has {}", current.ino, inode.nlink, 2 + current.subdirs));
+            self.problem(|| {
+                format!("inode {}: it counts {} links and has {}", current.ino, inode.nlink, 2 + current.subdirs)
+            });
         }
         if kind == FileKind::File && (current.covered != inode.data_bytes || current.extents_end > inode.size) {
             let (covered, end) = (current.covered, current.extents_end);
             self.problem(|| {
-                format!("inode {}: its extents cover {covered} bytes up to {end}, its attributes say {} of {}", current.ino, inode.data_bytes, inode.size)
+                format!(
+                    "inode {}: its extents cover {covered} bytes up to {end}, its attributes say {} of {}",
+                    current.ino, inode.data_bytes, inode.size
+                )
             });
         }
-        let strange = kind != FileKind::File && current.covered > 0 || current.has_target != (kind == FileKind::Symlink);
+        let strange =
+            kind != FileKind::File && current.covered > 0 || current.has_target != (kind == FileKind::Symlink);
         if strange || (kind != FileKind::Dir && current.subdirs > 0) {
             self.problem(|| format!("inode {}: it has entries of another type", current.ino));
         }
@@ -353,7 +383,9 @@ impl NodeVisitor for TreeCheck<'_> {
         let entries = lost.entries.map_or_else(|| "all".to_owned(), |n| n.to_string());
         let what = format!("{}: a tree node with {entries} entries cannot be read: {}", self.label, lost.error);
         let mut finding = Finding::new(Kind::Node, what).losing(vec![lost.id]);
-        finding.affected.push(Affected { point: self.label.clone(), path: describe_range(&lost.from, lost.to.as_deref()) });
+        finding
+            .affected
+            .push(Affected { point: self.label.clone(), path: describe_range(&lost.from, lost.to.as_deref()) });
         self.outcome.findings.push(finding);
         self.outcome.lost.push(LostRange { node: lost.id, from: lost.from, to: lost.to });
         // The node before the gap need not be the last of its level.
@@ -362,9 +394,11 @@ impl NodeVisitor for TreeCheck<'_> {
     }
 }
 
-fn describe_range(from: &[u8], to: Option<&[u8]>) -> String {
+/// A lost range for people: what stood there nobody can say any more.
+pub fn describe_range(from: &[u8], to: Option<&[u8]>) -> String {
     let ino = |key: &[u8]| key.first_chunk::<8>().map_or(0, |b| u64::from_be_bytes(*b));
     match to.map(ino) {
+        None if from.is_empty() || ino(from) == TREE_INO => "(the whole tree)".to_owned(),
         Some(to) if to == ino(from) => format!("(part of inode {to})"),
         Some(to) => format!("(inodes {} to {to})", ino(from)),
         None => format!("(inodes from {})", ino(from)),

@@ -1,15 +1,15 @@
 //! Carrying out a plan. Each step is durable before the next begins, and a repair that was killed is begun again from the
-//! check: what is done then is not found any more (SPEC.md section 14).
+//! check: what is done then is not found any more (SPEC.md section 17).
 
 use super::plan::Plan;
 use super::salvage::{Restorer, kind_of, save};
 use super::sources::fetch;
 use super::truth::{self, Truth};
-use crate::check::now_sec;
+use crate::check::{all_records, now_sec};
+use relict::Result;
 use relict::catalog::points::Points;
 use relict::catalog::tree::apply;
 use relict::store::{Repository, Writer, drop_point, quarantine};
-use relict::Result;
 use repo_format::{ChunkId, PackageKind, PointRecord, Time};
 use std::path::PathBuf;
 
@@ -19,6 +19,8 @@ const NOTED: usize = 20;
 /// What was done.
 #[derive(Default)]
 pub struct Done {
+    /// A new index was made.
+    pub rebuilt: bool,
     /// Chunks stored again.
     pub stored: u64,
     /// Where damaged packages are now.
@@ -53,13 +55,16 @@ pub fn execute(writer: &Writer, plan: &Plan, other: Option<&Repository>) -> Resu
 /// Writes the new truth of every point that lost something for good.
 pub fn mend_points(writer: &Writer, plan: &Plan, done: &mut Done) -> Result<()> {
     let repository = writer.repository();
-    for point in Points::new(repository.point_records()?).all() {
+    for point in Points::new(all_records(repository)?).all() {
         let ranges = plan.lost_ranges(&point.id);
         let hurt = truth::hurt(repository, point, &|id| plan.lost.contains(id))?;
         if hurt.inodes.is_empty() && ranges.is_empty() {
             continue;
         }
-        let why = format!("a repair on {} could not save all of it", relict::catalog::points::time_name(Time { sec: now_sec(), nsec: 0 }));
+        let why = format!(
+            "a repair on {} could not save all of it",
+            relict::catalog::points::time_name(Time { sec: now_sec(), nsec: 0 })
+        );
         let truth = if ranges.is_empty() {
             truth::mark(repository, point, &hurt.inodes, &why)?
         } else {
@@ -73,7 +78,7 @@ pub fn mend_points(writer: &Writer, plan: &Plan, done: &mut Done) -> Result<()> 
     Ok(())
 }
 
-/// The tree first, then the record that takes the old one's place (SPEC.md section 14).
+/// The tree first, then the record that takes the old one's place (SPEC.md section 17).
 fn write_truth(writer: &Writer, point: &PointRecord, truth: Truth, why: &str, paths: &[String]) -> Result<()> {
     let repository = &**writer.repository();
     let old: Option<&ChunkId> = if truth.whole { None } else { Some(&point.root) };

@@ -8,7 +8,7 @@ mod salvage;
 mod sources;
 mod truth;
 
-use crate::check::{Severity, Totals, show_findings};
+use crate::check::{Finding, Kind, Totals, show_findings};
 use crate::confirm::confirm;
 use clap::Args;
 use execute::{Done, execute, mend_points};
@@ -51,13 +51,18 @@ pub struct Options {
 pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let other = options.from.as_deref().map(|path| open_other(context, options, path)).transpose()?;
     if let Some(source) = options.from_source.as_deref().filter(|s| !s.is_dir()) {
-        return Err(Error::new(ErrorKind::NotFound, format!("--from-source {}: there is no such directory", text::escape_path(source)))
-            .advise("nothing was changed; name a directory below which the files have the paths that 'relict ls' shows"));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("--from-source {}: there is no such directory", text::escape_path(source)),
+        )
+        .advise("nothing was changed; name a directory below which the files have the paths that 'relict ls' shows"));
     }
     // Asked once, although the repository may have to be opened again.
     let context = &Context { password: remembered(context)?, ..context.clone() };
     if options.dry_run {
-        let plan = context.repository(CACHE_BYTES).and_then(|repository| planned(context, options, &repository, other.as_deref()));
+        let plan = context
+            .repository(CACHE_BYTES)
+            .and_then(|repository| planned(context, options, &repository, other.as_deref()));
         return match plan {
             Err(e) if index_is_lost(&e, context) => announce_rebuild(context, &e),
             plan => plan.map(|plan| {
@@ -71,25 +76,29 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         let plan = planned(context, options, writer.repository(), other.as_deref())?;
         Ok((writer, plan))
     };
+    let mut rebuilt = false;
     let (writer, plan) = match opened() {
         Err(e) if index_is_lost(&e, context) => {
             announce_rebuild(context, &e)?;
             confirm(context, options.yes)?;
             rebuild(context)?;
+            rebuilt = true;
             opened()?
         }
         opened => opened?,
     };
     show(context, &plan);
     if plan.is_empty() {
-        return finish(context, &Done::default(), &plan);
+        return finish(context, &Done { rebuilt, ..Done::default() }, &plan);
     }
     confirm(context, options.yes)?;
     let mut done = execute(&writer, &plan, other.as_deref())?;
+    done.rebuilt = rebuilt;
     // Opened again: what this process remembers of places is no longer true.
     drop(writer);
     let rest = if plan.rebuild {
         rebuild(context)?;
+        done.rebuilt = true;
         // With a new index there may be points, and damage, that the plan could not know.
         let (writer, again) = opened()?;
         mend_again(&writer, &again, other.as_deref(), &mut done)?;
@@ -103,7 +112,11 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
 
 /// The password, asked for once.
 fn remembered(context: &Context) -> Result<PasswordSource> {
-    if context.needs_password()? { Ok(PasswordSource::Value(context.password.read()?)) } else { Ok(context.password.clone()) }
+    if context.needs_password()? {
+        Ok(PasswordSource::Value(context.password.read()?))
+    } else {
+        Ok(context.password.clone())
+    }
 }
 
 /// A rebuild leaves damaged packages out of the index; what it did take in may still be damaged.
@@ -178,6 +191,7 @@ fn finish(context: &Context, done: &Done, plan: &Plan) -> Result<Outcome> {
             "{}",
             json!({
                 "message_type": "summary",
+                "rebuilt": done.rebuilt,
                 "stored_chunks": done.stored,
                 "quarantined": quarantined,
                 "mended_points": done.mended_points,
@@ -186,15 +200,28 @@ fn finish(context: &Context, done: &Done, plan: &Plan) -> Result<Outcome> {
             })
         );
     } else if context.chatty() {
-        if plan.is_empty() && done.stored == 0 {
-            println!("nothing to repair");
-        } else {
-            println!("stored {} again, gave {} a new truth", text::counted(done.stored, "chunk"), text::counted(done.mended_points, "restore point"));
+        if done.rebuilt {
+            println!("made a new index");
         }
-        quarantined.iter().for_each(|path| println!("the damaged package is kept as {path}; remove it when nothing of it is needed"));
-        plan.beyond().for_each(|f| println!("not mended: {}\n    {}", text::escape_lines(&f.what).trim_end(), f.remedy()));
+        if plan.is_empty() && done.stored == 0 {
+            println!("{}", if done.rebuilt { "nothing else had to be repaired" } else { "nothing to repair" });
+        } else {
+            println!(
+                "stored {} again, gave {} a new truth",
+                text::counted(done.stored, "chunk"),
+                text::counted(done.mended_points, "restore point")
+            );
+        }
+        quarantined
+            .iter()
+            .for_each(|path| println!("the damaged package is kept as {path}; remove it when nothing of it is needed"));
+        plan.beyond()
+            .for_each(|f| println!("not mended: {}\n    {}", text::escape_lines(&f.what).trim_end(), f.remedy()));
     }
     let lost = !plan.files.is_empty() || !plan.dropped.is_empty();
-    let warned = plan.report.count(Severity::Warning) > 0;
-    Ok(if lost || beyond > 0 || warned { Outcome::Partial } else { Outcome::Complete })
+    let known = |f: &Finding| {
+        f.kind == Kind::KnownLoss && (f.chunks.is_empty() || f.chunks.iter().any(|id| !plan.origins.contains_key(id)))
+    };
+    let still_lost = plan.report.findings.iter().any(known);
+    Ok(if lost || beyond > 0 || still_lost { Outcome::Partial } else { Outcome::Complete })
 }

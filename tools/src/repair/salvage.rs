@@ -13,6 +13,7 @@ pub struct Restorer<'a> {
     writer: &'a Writer,
     data: Batch,
     nodes: Batch,
+    /// Records of all kinds: each has a segment of its own.
     records: Vec<(SegmentKind, ChunkId, Vec<u8>)>,
     stored: HashSet<ChunkId>,
 }
@@ -48,8 +49,8 @@ impl<'a> Restorer<'a> {
         let batch = match kind {
             SegmentKind::Data => &mut self.data,
             SegmentKind::Node => &mut self.nodes,
-            SegmentKind::Point | SegmentKind::State => {
-                self.records.push((kind, *id, bytes.to_vec()));
+            other => {
+                self.records.push((other, *id, bytes.to_vec()));
                 return Ok(());
             }
         };
@@ -134,7 +135,8 @@ pub fn save(repository: &Repository, readable: &[(Location, ChunkId)], to: &mut 
             last = Some((place, repository.read_segment(at)?));
         }
         let Some((_, segment)) = &last else { continue };
-        let bytes = slice(segment, at).ok_or_else(|| Error::damaged(format!("chunk {id} changed while it was being repaired")))?;
+        let bytes = slice(segment, at)
+            .ok_or_else(|| Error::damaged(format!("chunk {id} changed while it was being repaired")))?;
         to.store(segment.header().kind, id, bytes)?;
     }
     Ok(())

@@ -1,0 +1,25 @@
+//! relict's decoders alone, from the sources in `../src`: they do no I/O, so they build without the store, and no
+//! RocksDB has to be compiled for the sanitizers.
+#![expect(dead_code, reason = "what the decoders do not use of the modules they need")]
+#![allow(unused_imports, clippy::all, reason = "linted where they belong")]
+
+#[path = "../../src/error.rs"]
+pub mod error;
+#[path = "../../src/os/mod.rs"]
+pub mod os;
+
+pub use error::{Error, ErrorKind, Result};
+
+/// The rooms of ingest that decoders need.
+pub mod ingest {
+    #[path = "../../../src/ingest/btrfs/mod.rs"]
+    pub mod btrfs;
+    #[path = "../../../src/ingest/change.rs"]
+    pub mod change;
+    /// The seam that `--no-data` streams read through.
+    pub mod stream {
+        #[path = "../../../../src/ingest/stream/source.rs"]
+        mod source;
+        pub use source::ReadSource;
+    }
+}

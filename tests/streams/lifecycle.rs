@@ -1,0 +1,183 @@
+//! `relict backup --snapshot btrfs` on a real btrfs, and `--snapshot-command` with a directory as its storage.
+
+use crate::lab::Lab;
+use crate::live::same;
+use crate::rig::{Random, Rig};
+use crate::walker::{CompareOptions, assert_same, manifest};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+fn backup(rig: &Rig, path: &Path) -> (Option<i32>, Value) {
+    let out = rig.command("relict", &["backup", "--snapshot", "btrfs", path.to_str().unwrap(), "--json"]).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let last = text.lines().last().map(|line| serde_json::from_str(line).unwrap());
+    (out.status.code(), last.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&out.stderr))))
+}
+
+fn made(rig: &Rig, path: &Path) -> Value {
+    let (code, summary) = backup(rig, path);
+    assert_eq!((code, summary["message_type"].as_str()), (Some(0), Some("summary")), "{summary}");
+    summary
+}
+
+/// Our snapshots in the subvolume.
+fn kept(lab: &Lab) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(lab.source().join(".relict-snapshots")) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn id(summary: &Value) -> String {
+    summary["id"].as_str().unwrap().to_owned()
+}
+
+fn notes(summary: &Value) -> String {
+    summary["notes"].to_string()
+}
+
+#[test]
+fn first_everything_then_differences_then_what_a_lost_snapshot_needs() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let mut random = Random::from_env();
+    let rig = Rig::new();
+    rig.mount();
+    lab.work(&mut random, 120);
+    let first = made(&rig, &lab.source());
+    assert!(notes(&first).contains("there was no restore point of this source"), "{first}");
+    assert_eq!((kept(&lab).len(), &first["kind"]), (1, &"btrfs".into()));
+    same(&rig, &id(&first), &kept(&lab)[0]);
+    let before = kept(&lab);
+
+    lab.work(&mut random, 30);
+    let second = made(&rig, &lab.source());
+    assert_eq!((second["notes"].as_array().unwrap().len(), &second["parent"]), (0, &first["id"]), "{second}");
+    assert!(kept(&lab).len() == 1 && kept(&lab) != before);
+    same(&rig, &id(&second), &kept(&lab)[0]);
+
+    // Somebody removed it.
+    lab.btrfs(&["subvolume", "delete"], &[&kept(&lab)[0]]);
+    let third = made(&rig, &lab.source());
+    assert!(notes(&third).contains("no snapshot that the repository knows"), "{third}");
+    assert_eq!(third["parent"], Value::Null);
+    same(&rig, &id(&third), &kept(&lab)[0]);
+
+    // A snapshot that has our name and is not ours: left by a run that was killed, as far as anybody can tell.
+    let name = kept(&lab)[0].clone();
+    let foreign = name.with_file_name(format!("{}0", name.file_name().unwrap().to_str().unwrap()));
+    lab.btrfs(&["subvolume", "snapshot", "-r"], &[&lab.source(), &foreign]);
+    let fourth = made(&rig, &lab.source());
+    assert_eq!((&fourth["parent"], kept(&lab).len()), (&third["id"], 1));
+    assert!(!foreign.exists() && !name.exists());
+    rig.maint(&["check", "--read-data"]);
+    rig.umount();
+}
+
+#[test]
+fn a_failure_removes_the_new_snapshot_and_keeps_the_old_one() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let mut random = Random::from_env();
+    let rig = Rig::new();
+    lab.work(&mut random, 50);
+    made(&rig, &lab.source());
+    let before = kept(&lab);
+    // A btrfs whose send fails in the middle of the stream.
+    let bin = rig.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let script = "#!/bin/sh\nif [ \"$1\" = send ]; then shift; /usr/bin/env -i PATH=\"$REAL\" btrfs send \"$@\" | head -c 300; echo broken >&2; exit 3; fi\nPATH=\"$REAL\" exec btrfs \"$@\"\n";
+    std::fs::write(bin.join("btrfs"), script).unwrap();
+    std::fs::set_permissions(bin.join("btrfs"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    lab.work(&mut random, 20);
+    let path = std::env::var("PATH").unwrap();
+    let mut command = rig.command("relict", &["backup", "--snapshot", "btrfs", lab.source().to_str().unwrap()]);
+    let out = command.env("REAL", &path).env("PATH", format!("{}:{path}", bin.display())).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && said.contains("btrfs send failed") && said.contains("broken"), "{said}");
+    assert_eq!(kept(&lab), before);
+    assert_eq!(rig.relict(&["snapshots", "--json"]).lines().count(), 1);
+    // What is no subvolume, and more than one.
+    for paths in [vec![rig.source()], vec![lab.source(), rig.source()]] {
+        let mut args = vec!["backup", "--snapshot", "btrfs"];
+        args.extend(paths.iter().map(|path| path.to_str().unwrap()));
+        assert_eq!(rig.command("relict", &args).output().unwrap().status.code(), Some(2), "{paths:?}");
+    }
+    assert_eq!(made(&rig, &lab.source())["notes"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn killed_at_any_moment_the_next_run_cleans_up_and_goes_on() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let mut random = Random::from_env();
+    let rig = Rig::new();
+    rig.mount();
+    lab.work(&mut random, 60);
+    let begun = Instant::now();
+    made(&rig, &lab.source());
+    let whole = begun.elapsed();
+    let (mut died, mut left) = (0, 0);
+    for round in 0..16_u64 {
+        std::fs::write(lab.source().join("large"), random.bytes(24 << 20)).unwrap();
+        lab.work(&mut random, 10);
+        let source = lab.source();
+        let mut child = rig.command("relict", &["-q", "backup", "--snapshot", "btrfs", source.to_str().unwrap()]);
+        let mut child = child.stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep((whole + Duration::from_millis(400)).mul_f64(random.below(1000) as f64 / 1000.0));
+        child.kill().unwrap();
+        died += u32::from(child.wait().unwrap().code().is_none());
+        left += u32::from(kept(&lab).len() > 1);
+        if round % 4 == 3 {
+            let point = made(&rig, &lab.source());
+            assert!(!notes(&point).contains("sent completely"), "the snapshot before was lost: {point}");
+            assert_eq!(kept(&lab).len(), 1, "{:?}", kept(&lab));
+            same(&rig, &id(&point), &kept(&lab)[0]);
+        }
+    }
+    println!("{died} of 16 died, {left} of them left a snapshot more");
+    assert!(died > 3, "the kills came too late");
+    rig.maint(&["check", "--read-data"]);
+    rig.umount();
+}
+
+#[test]
+fn any_storage_by_commands_of_the_user() {
+    let mut random = Random::from_env();
+    let rig = Rig::new();
+    rig.mount();
+    std::fs::create_dir_all(rig.source().join("dir/below")).unwrap();
+    std::fs::write(rig.source().join("dir/below/file"), random.bytes(70_000)).unwrap();
+    std::fs::write(rig.source().join("top"), b"as it was").unwrap();
+    let copies = rig.path("copies");
+    std::fs::create_dir(&copies).unwrap();
+    // The original changes while its snapshot is read.
+    let create = format!("create=cp -a \"$RELICT_PATH\" {0}/$RELICT_SNAPSHOT && echo changed > \"$RELICT_PATH/top\"", copies.display());
+    let show = format!("path=echo {}/$RELICT_SNAPSHOT", copies.display());
+    let delete = format!("delete=rm -r {}/$RELICT_SNAPSHOT", copies.display());
+    let source = rig.source();
+    let run = |create: &str| {
+        let args = ["backup", "--snapshot-command", create, &show, &delete, source.to_str().unwrap(), "--json"];
+        rig.command("relict", &args).output().unwrap()
+    };
+    let want = manifest(&source);
+    let out = run(&create);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let summary: Value = serde_json::from_str(String::from_utf8_lossy(&out.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!(summary["paths"][0].as_str(), source.to_str());
+    let mounted = rig.path("mnt/ids").join(id(&summary)).join(source.strip_prefix("/").unwrap());
+    let begun = Instant::now();
+    while !mounted.exists() && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_same(&want, &manifest(&mounted), &CompareOptions::restored());
+    assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 0, "the snapshot is still there");
+    // A failure removes what was made, and so does the run after one that was killed.
+    let failed = run(&format!("{create} && false"));
+    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 0);
+    let marker = format!("{create} && kill -9 $PPID");
+    assert_eq!(run(&marker).status.code(), None);
+    assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 1);
+    assert!(run(&create).status.success());
+    assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 0);
+    assert_eq!(rig.relict(&["snapshots", "--json"]).lines().count(), 2);
+    rig.umount();
+}
