@@ -190,7 +190,7 @@ fn what_a_mount_shows_stays_until_it_ends() {
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut read, 0).unwrap();
     assert_eq!(read, want);
     drop(file);
-    rig.umount();
+    end_mount(&rig);
     let freed = message(&rig.maint(&["--json", "prune", "--yes"]), "summary")["freed_bytes"].as_u64().unwrap();
     assert!(freed > 4 << 20, "{freed}");
     assert_eq!(fs::read_dir(rig.path("repo/pins")).unwrap().count(), 0);
@@ -318,6 +318,16 @@ fn compact_leaves_forgotten_points_whole() {
     rig.maint(&["undelete"]);
     assert_eq!(listed(&rig), points);
     rig.maint(&["check", "--read-data"]);
+}
+
+/// Ends the mount and waits until its process has ended, too: its pin goes with it.
+pub fn end_mount(rig: &Rig) {
+    rig.umount();
+    let begun = std::time::Instant::now();
+    while fs::read_dir(rig.path("repo/pins")).unwrap().count() > 0 {
+        assert!(begun.elapsed().as_secs() < 20, "the mount's process does not end");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 /// Whether a directory is there; the mount leaves out what is forgotten.

@@ -189,7 +189,7 @@ impl Machine {
             }
             assert!(got[..len] == want, "a file held open through the mount");
         }
-        self.rig.umount();
+        crate::end_mount(&self.rig);
         self.mounted = false;
         self.pinned.clear();
     }
