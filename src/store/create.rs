@@ -67,7 +67,7 @@ pub fn create(path: &Path, unlock: &mut Unlock<'_>, options: &CreateOptions) -> 
     let target = path.join("relict.toml");
     fs::rename(&temporary, &target).map_err(|e| Error::io(format!("making {}", target.display()), e))?;
     sync_dir(path)?;
-    super::reserve::refill(path)?;
+    super::reserve::refill(path);
     Ok(header)
 }
 

@@ -98,7 +98,7 @@ impl Exclusive {
 
 impl Drop for Exclusive {
     fn drop(&mut self) {
-        let _ = reserve::refill(self.repository().path());
+        reserve::refill(self.repository().path());
     }
 }
 
