@@ -141,7 +141,6 @@ fn main() {
             threads: 0,
             memory_bytes: 0,
             time: Time::default(),
-            set: None,
         };
         backup(&writer, &backup_options, &progress, &stop).unwrap();
         total

@@ -223,7 +223,8 @@ fn move_chunks<'a>(
         raw.extend_from_slice(&chunk);
         if raw.len() >= SEGMENT_BYTES || matches!(kind, SegmentKind::Point | SegmentKind::State) {
             writer.store_segment(*kind, table, raw)?;
-            (table.clear(), raw.clear());
+            table.clear();
+            raw.clear();
         }
     }
     for kind in [SegmentKind::Data, SegmentKind::Node] {

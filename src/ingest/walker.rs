@@ -573,7 +573,7 @@ impl<'w, 'a> Walker<'w, 'a> {
         self.ahead.push(subdirs.iter().rev().map(|pending| Arc::clone(&pending.slot)));
         self.parents.pushed(self.stack.len());
         self.stack.extend(subdirs.into_iter().rev());
-        for place in self.parents.to_close(self.open_dirs.parents) {
+        for place in self.parents.closing(self.open_dirs.parents) {
             if let Some(pending) = self.stack.get(place) {
                 pending.slot.close();
             }
@@ -606,7 +606,7 @@ impl OpenParents {
     }
 
     /// Places of the stack that must be closed, so that no more than `max` groups are open.
-    fn to_close(&mut self, max: usize) -> Range<usize> {
+    fn closing(&mut self, max: usize) -> Range<usize> {
         if self.groups.len() - self.closed <= max {
             return 0..0;
         }

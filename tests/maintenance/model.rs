@@ -198,7 +198,8 @@ impl Machine {
     fn agree(&self) {
         let mut want = self.ids(|p| !p.hidden);
         let mut found = listed(&self.rig);
-        (want.sort(), found.sort());
+        want.sort();
+        found.sort();
         assert_eq!(found, want);
         let check = maint(&self.rig, &["check", "--read-data"]);
         assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));

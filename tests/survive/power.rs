@@ -229,11 +229,7 @@ impl Played {
         let mut durable = 0;
         for (at, op) in done.iter().enumerate() {
             match op {
-                Op::Sync(path) if self.files[at].is_none() => {
-                    if pending.remove(path) {
-                        durable = at;
-                    }
-                }
+                Op::Sync(path) if self.files[at].is_none() && pending.remove(path) => durable = at,
                 Op::Create(path) | Op::Remove(path) | Op::MakeDir(path) => drop(pending.insert(parent(path))),
                 Op::Rename(from, to) | Op::Exchange(from, to) | Op::Link(from, to) => pending.extend([parent(from), parent(to)]),
                 _ => {}

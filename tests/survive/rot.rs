@@ -49,7 +49,7 @@ fn jobs(repo: &Path, random: &mut Random) -> Vec<Job> {
     let packages: Vec<_> = files.iter().filter(|(path, _)| path.starts_with(repo.join("packages"))).collect();
     let job = |number: u64, random: &mut Random| {
         // Half of all damage meets packages, where the data is.
-        let (path, len) = if number % 2 == 0 {
+        let (path, len) = if number.is_multiple_of(2) {
             packages[random.below(packages.len() as u64) as usize]
         } else {
             &files[random.below(files.len() as u64) as usize]

@@ -53,6 +53,7 @@ struct Common {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Command {
     /// Verify the repository; exit code 1 when something is wrong
     Check(check::Options),

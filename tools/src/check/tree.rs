@@ -54,11 +54,11 @@ impl Inodes {
     }
 
     fn iter(&self) -> impl Iterator<Item = (u64, Kept)> {
-        let numbered = |(page, kept): (&u64, &Box<[Kept; Self::PAGE]>)| {
+        let numbered = |(page, kept): (u64, &[Kept; Self::PAGE])| {
             let first = page * Self::PAGE as u64;
             kept.iter().copied().enumerate().map(|(i, kept)| (first + i as u64, kept)).collect::<Vec<_>>()
         };
-        self.0.iter().flat_map(numbered).filter(|(_, kept)| kept.kind != 0 || kept.names > 0)
+        self.0.iter().map(|(page, kept)| (*page, &**kept)).flat_map(numbered).filter(|(_, kept)| kept.kind != 0 || kept.names > 0)
     }
 }
 

@@ -169,10 +169,12 @@ pub struct Reading {
 }
 
 type Content = (Option<Vec<u8>>, bool);
+/// An inode, whether it is marked as damaged, and its extents.
+type Parts = (Inode, bool, Vec<(u64, Extent)>);
 
 fn read_point(repository: &Repository, record: &PointRecord) -> BTreeMap<String, Content> {
     let mut names: BTreeMap<u64, (u64, String)> = BTreeMap::new();
-    let mut files: BTreeMap<u64, (Inode, bool, Vec<(u64, Extent)>)> = BTreeMap::new();
+    let mut files: BTreeMap<u64, Parts> = BTreeMap::new();
     for entry in range(repository, &record.root, &[]) {
         let Ok(entry) = entry else { break };
         match Key::decode(entry.key()).unwrap() {
