@@ -107,7 +107,8 @@ fn clones(rig: &Rig, lab: &Lab, base: &Path, random: &mut Random) {
     let other = lab.mount().join("other");
     lab.btrfs(&["subvolume", "snapshot"], &[base, &other]);
     std::fs::write(other.join("own"), random.bytes(5000)).unwrap();
-    let copy = args(&["-a", "--reflink=always"], &[base, &other.join("copy")]);
+    let to = other.join("copy");
+    let copy = args(&["-a", "--reflink=always"], &[base, &to]);
     run("cp", &copy);
     let snapshot = lab.snapshot(&other, "other-1");
     let made = one(rig, "n:v2", &args(&["--proto", "2", "-c"], &[base, &snapshot]), &[]);
