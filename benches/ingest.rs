@@ -132,6 +132,7 @@ fn main() {
             host: b"bench".to_vec(),
             source: b"bench".to_vec(),
             tags: Vec::new(),
+            set: None,
             excludes: Excludes::new(&ExcludeOptions::default()).unwrap(),
             stand_in: None,
             one_file_system: false,
@@ -140,6 +141,7 @@ fn main() {
             threads: 0,
             memory_bytes: 0,
             time: Time::default(),
+            set: None,
         };
         backup(&writer, &backup_options, &progress, &stop).unwrap();
         total

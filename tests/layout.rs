@@ -8,7 +8,6 @@ use rig::{Rig, succeeded};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -419,7 +418,7 @@ impl Samba {
                 .args(["-c", &format!("printf 'pw\\npw\\n' | smbpasswd -c {} -s -a root", file.display())]),
         );
         let mut command = Command::new("smbd");
-        command.process_group(0).args(["--foreground", "-s"]).arg(&file).arg("-l").arg(&dir);
+        command.args(["--foreground", "-s"]).arg(&file).arg("-l").arg(&dir);
         let smbd = Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let begun = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -440,7 +439,7 @@ impl Samba {
 
 impl Drop for Samba {
     fn drop(&mut self) {
-        // smbd ends its connections itself when it is asked kindly.
+        // It made itself the head of a process group, and ends its connections when it is asked kindly.
         let _ = Command::new("kill").args(["-TERM", &self.smbd.0.id().to_string()]).status();
         let _ = self.smbd.0.wait();
     }

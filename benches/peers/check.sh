@@ -33,8 +33,9 @@ for peer in ${PEERS:-restic}; do
         for path in "$@"; do rustic --log-level error -r "$work/rustic" backup "$path" >/dev/null; done
         measure rustic --log-level error -r "$work/rustic" check --read-data ;;
     borg)
-        borg init -e repokey-blake2 "$work/borg"
-        for path in "$@"; do borg create "$work/borg::$(basename "$path")" "$path"; done
+        borg init -e repokey-blake2 "$work/borg" 2>/dev/null
+        number=0
+        for path in "$@"; do number=$((number + 1)); borg create "$work/borg::$number" "$path"; done
         measure borg check --verify-data "$work/borg" ;;
     esac
     rm -rf "$work/$peer"

@@ -49,7 +49,7 @@ fn every_documented_option_is_understood() {
 #[test]
 fn nothing_here_deletes() {
     let names: Vec<_> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    assert_eq!(names, ["init", "backup", "snapshots", "ls", "find", "versions", "diff", "mount", "umount", "restore", "cat", "version"]);
+    assert_eq!(names, ["init", "backup", "ingest", "snapshots", "ls", "find", "versions", "diff", "mount", "umount", "restore", "cat", "version"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is remembered of checks: when each package was last read and found whole, and how the last check ended
 //! (column family `health`, SPEC.md section 9). Losing it costs a check that begins from the start, nothing else.
 
-use super::index::{Index, failed};
+use super::index::{Index, IndexBatch, failed};
 use super::lease::Lease;
 use super::repository::Repository;
 use crate::error::{Error, Result};
@@ -101,12 +101,24 @@ impl Index {
     }
 }
 
-/// As [`Index::record_health`], from a process that only reads: takes the lease for the moment.
+/// As [`Index::record_health`], from a process that only reads: takes the lease for the moment. `damaged` are segments that
+/// the next backup must not take for present: package number and offset.
 ///
 /// # Errors
 /// `Locked` beside a writer, `ReadOnly` or `Io` where the repository cannot be written.
-pub fn record_health(repository: &Repository, verified: &[(PackageId, i64)], last: Option<LastCheck>) -> Result<()> {
+pub fn record_health(
+    repository: &Repository,
+    verified: &[(PackageId, i64)],
+    last: Option<LastCheck>,
+    damaged: &[(u32, u32)],
+) -> Result<()> {
     let _lease = Lease::take(&repository.path().join("lock"))?;
     let with_blobs = repository.header().store == StoreKind::RocksDb;
-    Index::open_writer(&repository.path().join("db"), with_blobs, false)?.record_health(verified, last)
+    let index = Index::open_writer(&repository.path().join("db"), with_blobs, false)?;
+    let mut batch = IndexBatch::default();
+    for place in damaged {
+        index.add_damaged(&mut batch, *place)?;
+    }
+    index.commit(batch)?;
+    index.record_health(verified, last)
 }

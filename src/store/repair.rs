@@ -42,7 +42,8 @@ impl Index {
 /// When the medium fails. What was done stays done, and calling again goes on.
 pub fn quarantine(writer: &Writer, info: &PackageInfo) -> Result<Option<PathBuf>> {
     let repository = writer.repository();
-    let aside = if repository.packages().list()?.contains(&info.id) { Some(put_aside(repository, &info.id)?) } else { None };
+    let aside =
+        if repository.packages().list()?.contains(&info.id) { Some(put_aside(repository, &info.id)?) } else { None };
     let index = repository.index();
     let mut batch = IndexBatch::default();
     for (_, id) in index.chunks_in(&HashSet::from([info.number]))? {
@@ -64,7 +65,8 @@ fn put_aside(repository: &Repository, id: &PackageId) -> Result<PathBuf> {
             let name = id.to_string();
             let from_dir = repository.path().join("packages").join(name.get(..2).unwrap_or_default());
             let from = from_dir.join(format!("{name}.pkg"));
-            fs::rename(&from, &target).map_err(|e| Error::io(format!("moving {} to {}", from.display(), target.display()), e))?;
+            fs::rename(&from, &target)
+                .map_err(|e| Error::io(format!("moving {} to {}", from.display(), target.display()), e))?;
             sync_dir(&dir)?;
             sync_dir(&from_dir)?;
         }

@@ -61,8 +61,11 @@ pub fn list_slots(path: &Path) -> Result<Vec<SlotFile>> {
 fn encrypted(path: &Path) -> Result<RepoHeader> {
     let header = read_header(path)?;
     if header.encryption == Encryption::None {
-        return Err(Error::new(ErrorKind::Usage, format!("the repository {} is not encrypted: it has no keys", path.display()))
-            .advise("a repository is encrypted from its beginning or not at all; 'relict init' makes a new one"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the repository {} is not encrypted: it has no keys", path.display()),
+        )
+        .advise("a repository is encrypted from its beginning or not at all; 'relict init' makes a new one"));
     }
     Ok(header)
 }
@@ -112,10 +115,13 @@ impl Keyring {
                 return Ok(Unlocked { slot, master });
             }
         }
-        Err(Error::new(ErrorKind::WrongPassword, match except {
-            None => "this password opens no key slot".to_owned(),
-            Some(name) => format!("this password opens no key slot but {name}"),
-        }))
+        Err(Error::new(
+            ErrorKind::WrongPassword,
+            match except {
+                None => "this password opens no key slot".to_owned(),
+                Some(name) => format!("this password opens no key slot but {name}"),
+            },
+        ))
     }
 
     /// Adds a slot for another password; gives its name.
@@ -124,7 +130,10 @@ impl Keyring {
     /// `Usage` for a label that is too long; the medium's. The other slots stay as they are.
     pub fn add(&self, by: &Unlocked, password: &[u8], kdf: KdfParams, label: &str) -> Result<String> {
         if label.len() > repo_format::MAX_LABEL_BYTES {
-            return Err(Error::new(ErrorKind::Usage, format!("a label has at most {} bytes", repo_format::MAX_LABEL_BYTES)));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("a label has at most {} bytes", repo_format::MAX_LABEL_BYTES),
+            ));
         }
         let slot = make_slot(self.header.repo, &by.master, password, kdf, label)?;
         self.write(&slot)?;
@@ -150,7 +159,10 @@ impl Keyring {
     /// `NotFound`; `Usage` when the keeper itself is meant; the medium's.
     pub fn remove(&self, name: &str, keeper: &Unlocked) -> Result<()> {
         if keeper.name() == name {
-            return Err(Error::new(ErrorKind::Usage, "the slot that opened the repository is not removed by its own password"));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the slot that opened the repository is not removed by its own password",
+            ));
         }
         if !self.file(name).exists() {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no key slot {name}"))
@@ -165,8 +177,11 @@ impl Keyring {
     /// `Usage` when it belongs to another repository, `WrongPassword` when the password does not open it: nothing is written then.
     pub fn import(&self, slot: &KeySlot, password: &[u8]) -> Result<Imported> {
         if slot.repo != self.header.repo {
-            return Err(Error::new(ErrorKind::Usage, format!("this key slot belongs to repository {}, not to {}", slot.repo, self.header.repo))
-                .advise("nothing was written; take the sheet of this repository"));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("this key slot belongs to repository {}, not to {}", slot.repo, self.header.repo),
+            )
+            .advise("nothing was written; take the sheet of this repository"));
         }
         if open_slot(slot, password)?.is_none() {
             return Err(Error::new(ErrorKind::WrongPassword, "the password does not open the slot on the sheet")
@@ -211,7 +226,8 @@ impl Keyring {
         if opened.as_ref() == Some(master) {
             return Ok(());
         }
-        Err(Error::damaged(format!("the new key slot {} does not open", file.display())).advise("the old ones were not touched"))
+        Err(Error::damaged(format!("the new key slot {} does not open", file.display()))
+            .advise("the old ones were not touched"))
     }
 
     fn unlink(&self, name: &str) -> Result<()> {
@@ -250,7 +266,8 @@ mod tests {
 
     fn made() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path(), &mut || Ok(b"one".to_vec()), &CreateOptions { kdf: KDF, ..CreateOptions::default() }).unwrap();
+        create(dir.path(), &mut || Ok(b"one".to_vec()), &CreateOptions { kdf: KDF, ..CreateOptions::default() })
+            .unwrap();
         dir
     }
 
@@ -262,7 +279,11 @@ mod tests {
             let ring = Keyring::open(path).unwrap();
             let one = ring.unlock(b"one", None).unwrap();
             ring.add(&one, b"two", KDF, "second").unwrap();
-            assert_eq!(ring.remove(&one.name(), &one).unwrap_err().kind(), ErrorKind::Usage, "its own password removes no slot");
+            assert_eq!(
+                ring.remove(&one.name(), &one).unwrap_err().kind(),
+                ErrorKind::Usage,
+                "its own password removes no slot"
+            );
             ring.change(&one, b"three").unwrap();
         }
         assert!(!opens(path, b"one") && opens(path, b"two") && opens(path, b"three"));

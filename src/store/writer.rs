@@ -448,6 +448,8 @@ impl Shared {
             SegmentKind::Node | SegmentKind::Point | SegmentKind::State => (&self.meta, PackageKind::Meta),
         };
         let mut slot = lock(slot);
+        // Another thread's append may have failed half way while this one compressed: then nothing may follow it.
+        self.healthy()?;
         if slot.is_none() {
             *slot = Some(self.begin(kind).map_err(|e| self.fail(e))?);
         }

@@ -6,7 +6,10 @@
 use relict::Result;
 use relict::catalog::tree::{Edit, apply};
 use relict::store::{CreateOptions, OpenOptions, Writer, create};
-use repo_format::{ChunkId, Counts, Dirent, Extent, FileKind, Inode, Key, PointId, PointRecord, ROOT_INO, SegmentKind, SourceKind, Time};
+use repo_format::{
+    ChunkId, Counts, Dirent, Extent, FileKind, Inode, Key, PointId, PointRecord, ROOT_INO, SegmentKind, SourceKind,
+    Time,
+};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,7 +35,20 @@ fn inode(dir: bool, nlink: u32, size: u64) -> Inode {
     let mode = if dir { 0o040_755 } else { 0o100_644 };
     let (mtime, ctime) = (Time::default(), Time::default());
     let data_bytes = if dir { 0 } else { size };
-    Inode { mode, uid: 0, gid: 0, nlink, size, mtime, ctime, btime: None, rdev: None, flags: 0, data_bytes, source: None }
+    Inode {
+        mode,
+        uid: 0,
+        gid: 0,
+        nlink,
+        size,
+        mtime,
+        ctime,
+        btime: None,
+        rdev: None,
+        flags: 0,
+        data_bytes,
+        source: None,
+    }
 }
 
 /// All entries in key order: directories have the numbers from 2, files those after them.
@@ -41,20 +57,29 @@ fn entries(files: u64) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
     let first_file = 2 + dirs;
     let root = (0..=dirs).map(move |n| match n {
         0 => (Key::Inode(ROOT_INO).encode(), inode(true, 2 + dirs as u32, 0).encode()),
-        n => (Key::Dirent(ROOT_INO, format!("{n:08}").as_bytes()).encode(), Dirent { ino: 1 + n, kind: FileKind::Dir }.encode()),
+        n => (
+            Key::Dirent(ROOT_INO, format!("{n:08}").as_bytes()).encode(),
+            Dirent { ino: 1 + n, kind: FileKind::Dir }.encode(),
+        ),
     });
     let in_dir = move |dir: u64| {
         let last = ((dir + 1) * FILES_IN_DIR).min(files);
         let own = (Key::Inode(2 + dir).encode(), inode(true, 2, 0).encode());
         let names = (dir * FILES_IN_DIR..last).map(move |file| {
-            (Key::Dirent(2 + dir, format!("{file:08}").as_bytes()).encode(), Dirent { ino: first_file + file, kind: FileKind::File }.encode())
+            (
+                Key::Dirent(2 + dir, format!("{file:08}").as_bytes()).encode(),
+                Dirent { ino: first_file + file, kind: FileKind::File }.encode(),
+            )
         });
         std::iter::once(own).chain(names)
     };
     let of_file = move |file: u64| {
         let own = (Key::Inode(first_file + file).encode(), inode(false, 1, EXTENTS_IN_FILE).encode());
         let extents = (0..EXTENTS_IN_FILE).map(move |n| {
-            (Key::Extent(first_file + file, n).encode(), Extent { skip: 0, len: 1, chunk: id(file * EXTENTS_IN_FILE + n) }.encode())
+            (
+                Key::Extent(first_file + file, n).encode(),
+                Extent { skip: 0, len: 1, chunk: id(file * EXTENTS_IN_FILE + n) }.encode(),
+            )
         });
         std::iter::once(own).chain(extents)
     };
@@ -126,7 +151,12 @@ fn main() -> Result<()> {
         let mut child = command.spawn().map_err(|e| relict::Error::io("starting relict-maint", e))?;
         let (peak_bytes, sound) = watch(&mut child);
         let sound = if sound { "" } else { " FAILED" };
-        println!("{:<20} {:>7.2} s {:>7.1} MB peak{sound}", args.join(" "), started.elapsed().as_secs_f64(), peak_bytes as f64 / 1e6);
+        println!(
+            "{:<20} {:>7.2} s {:>7.1} MB peak{sound}",
+            args.join(" "),
+            started.elapsed().as_secs_f64(),
+            peak_bytes as f64 / 1e6
+        );
     }
     Ok(())
 }

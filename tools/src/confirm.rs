@@ -14,8 +14,11 @@ pub fn confirm(context: &Context, yes: bool) -> Result<()> {
     }
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !context.json;
     if !terminal {
-        return Err(Error::new(ErrorKind::Usage, "this changes the repository, and there is nobody to ask; nothing was changed")
-            .advise("look at the plan above (or with --dry-run), then run it again with --yes"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "this changes the repository, and there is nobody to ask; nothing was changed",
+        )
+        .advise("look at the plan above (or with --dry-run), then run it again with --yes"));
     }
     eprint!("do this? [y/N] ");
     let _ = std::io::stderr().flush();
@@ -24,5 +27,6 @@ pub fn confirm(context: &Context, yes: bool) -> Result<()> {
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Interrupted, "not confirmed; nothing was changed").advise("run it again and answer 'y', or give --yes"))
+    Err(Error::new(ErrorKind::Interrupted, "not confirmed; nothing was changed")
+        .advise("run it again and answer 'y', or give --yes"))
 }

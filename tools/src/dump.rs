@@ -9,7 +9,8 @@ use relict::cli::text::json_text;
 use relict::store::{Location, Repository, list_slots, read_header, scan_package};
 use relict::{Error, ErrorKind, Result};
 use repo_format::{
-    ChunkId, Encryption, Inode, JournalRecord, Key, KeySlot, Node, PackageId, PointRecord, SegmentHeader, StoreKind, Time, Value,
+    ChunkId, Encryption, Inode, JournalRecord, Key, KeySlot, Node, PackageId, PointRecord, SegmentHeader, StoreKind,
+    Time, Value,
 };
 use serde_json::{Value as Json, json};
 
@@ -48,10 +49,15 @@ enum What {
 pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let json = match &options.what {
         What::Header => header(context)?,
-        What::Key => Json::Array(list_slots(context.repo_path()?)?.iter().map(|file| match &file.slot {
-            Ok(slot) => key_slot(&file.name, slot),
-            Err(e) => json!({"name": file.name, "error": e.to_string()}),
-        }).collect()),
+        What::Key => Json::Array(
+            list_slots(context.repo_path()?)?
+                .iter()
+                .map(|file| match &file.slot {
+                    Ok(slot) => key_slot(&file.name, slot),
+                    Err(e) => json!({"name": file.name, "error": e.to_string()}),
+                })
+                .collect(),
+        ),
         other => of_repository(&*context.repository(CACHE_BYTES)?, other)?,
     };
     // One object a line for programs, indented for people.
@@ -75,7 +81,8 @@ fn of_repository(repository: &Repository, what: &What) -> Result<Json> {
 }
 
 fn no_id(what: &str, digits: usize) -> Error {
-    Error::new(ErrorKind::Usage, format!("this is not the id of a {what}")).advise(format!("give all {digits} hexadecimal digits, in lower case"))
+    Error::new(ErrorKind::Usage, format!("this is not the id of a {what}"))
+        .advise(format!("give all {digits} hexadecimal digits, in lower case"))
 }
 
 fn package_id(text: &str) -> Result<PackageId> {
@@ -151,7 +158,10 @@ fn package(repository: &Repository, id: &PackageId) -> Result<Json> {
 fn segment(repository: &Repository, id: &PackageId, offset: u64) -> Result<Json> {
     let scanned = scan_package(&**repository.packages(), id)?;
     let found = scanned.segments.iter().find(|s| s.offset == offset);
-    let found = found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("package {id} has no segment at byte {offset}")).advise("'relict-maint dump package ID' lists them"))?;
+    let found = found.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("package {id} has no segment at byte {offset}"))
+            .advise("'relict-maint dump package ID' lists them")
+    })?;
     Ok(segment_json(&found.header))
 }
 
@@ -168,7 +178,9 @@ fn segment_json(h: &SegmentHeader) -> Json {
 }
 
 fn chunk(repository: &Repository, id: &ChunkId) -> Result<Json> {
-    let at: Location = repository.locate(id)?.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("chunk {id} is not in the index")))?;
+    let at: Location = repository
+        .locate(id)?
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("chunk {id} is not in the index")))?;
     Ok(json!({
         "id": id.to_string(),
         "package": repository.package_id(at.package)?.to_string(),
@@ -191,7 +203,9 @@ fn node(repository: &Repository, id: &ChunkId) -> Result<Json> {
 }
 
 fn entries(repository: &Repository, point: &PointRecord, inode: u64) -> Result<Json> {
-    let rows: Result<Vec<Json>> = range_prefix(repository, &point.root, &inode.to_be_bytes()).map(|e| e.map(|e| entry_json(e.key(), e.value()))).collect();
+    let rows: Result<Vec<Json>> = range_prefix(repository, &point.root, &inode.to_be_bytes())
+        .map(|e| e.map(|e| entry_json(e.key(), e.value())))
+        .collect();
     let rows = rows?;
     if rows.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, format!("the restore point has no inode {inode}")));
@@ -276,7 +290,9 @@ fn point_json(p: &PointRecord) -> Json {
 
 fn journal(record: &JournalRecord) -> Json {
     match record {
-        JournalRecord::PackageOpen { package, kind } => json!({"kind": "PackageOpen", "package": package.to_string(), "package_kind": format!("{kind:?}")}),
+        JournalRecord::PackageOpen { package, kind } => {
+            json!({"kind": "PackageOpen", "package": package.to_string(), "package_kind": format!("{kind:?}")})
+        }
         JournalRecord::PackageFree { package } => json!({"kind": "PackageFree", "package": package.to_string()}),
     }
 }

@@ -86,16 +86,33 @@ fn ago(now: i64, then: i64) -> String {
 }
 
 fn as_text(h: &Health) -> String {
-    let mut out = format!("{}, {} in {}\n", text::counted(h.points, "restore point"), text::size(h.stored_bytes), text::counted(h.packages, "package"));
+    let mut out = format!(
+        "{}, {} in {}\n",
+        text::counted(h.points, "restore point"),
+        text::size(h.stored_bytes),
+        text::counted(h.packages, "package")
+    );
     if h.unreadable_points > 0 {
-        out.push_str(&format!("{} cannot be read; 'relict-maint check' says why\n", text::counted(h.unreadable_points, "restore point")));
+        out.push_str(&format!(
+            "{} cannot be read; 'relict-maint check' says why\n",
+            text::counted(h.unreadable_points, "restore point")
+        ));
     }
     for ((host, source), (points, newest)) in &h.sources {
-        out.push_str(&format!("  {host}:{source}: {}, the newest {}\n", text::counted(*points, "point"), ago(h.now_sec, *newest)));
+        out.push_str(&format!(
+            "  {host}:{source}: {}, the newest {}\n",
+            text::counted(*points, "point"),
+            ago(h.now_sec, *newest)
+        ));
     }
     match h.oldest_verified {
-        Some(time) => out.push_str(&format!("every package was verified, the one longest ago {}\n", ago(h.now_sec, time))),
-        None => out.push_str(&format!("{} never verified ('relict-maint check --max-age 30d' begins with them)\n", text::counted(h.never_verified, "package"))),
+        Some(time) => {
+            out.push_str(&format!("every package was verified, the one longest ago {}\n", ago(h.now_sec, time)))
+        }
+        None => out.push_str(&format!(
+            "{} never verified ('relict-maint check --max-age 30d' begins with them)\n",
+            text::counted(h.never_verified, "package")
+        )),
     }
     match h.last {
         Some(last) => out.push_str(&format!(
@@ -159,12 +176,32 @@ fn prometheus(h: &Health) -> String {
         h.sources.iter().map(line).collect::<Vec<_>>()
     };
     metric("relict_source_points", "Restore points of a source.", labelled(|(points, _), _| points.cast_signed()));
-    metric("relict_newest_point_age_seconds", "Age of a source's newest restore point.", labelled(|(_, newest), now| age(now, *newest)));
+    metric(
+        "relict_newest_point_age_seconds",
+        "Age of a source's newest restore point.",
+        labelled(|(_, newest), now| age(now, *newest)),
+    );
     let known = |value: Option<i64>| value.map(|v| (String::new(), v)).into_iter().collect::<Vec<_>>();
-    metric("relict_oldest_verified_age_seconds", "Age of the verification that is longest ago; absent while a package was never verified.", known(h.oldest_verified.map(|t| age(h.now_sec, t))));
-    metric("relict_last_check_age_seconds", "Age of the last check; absent before the first.", known(h.last.map(|l| age(h.now_sec, l.time_sec))));
-    metric("relict_last_check_findings", "Problems that the last check found.", known(h.last.map(|l| l.findings.cast_signed())));
-    metric("relict_last_check_warnings", "Warnings of the last check.", known(h.last.map(|l| l.warnings.cast_signed())));
+    metric(
+        "relict_oldest_verified_age_seconds",
+        "Age of the verification that is longest ago; absent while a package was never verified.",
+        known(h.oldest_verified.map(|t| age(h.now_sec, t))),
+    );
+    metric(
+        "relict_last_check_age_seconds",
+        "Age of the last check; absent before the first.",
+        known(h.last.map(|l| age(h.now_sec, l.time_sec))),
+    );
+    metric(
+        "relict_last_check_findings",
+        "Problems that the last check found.",
+        known(h.last.map(|l| l.findings.cast_signed())),
+    );
+    metric(
+        "relict_last_check_warnings",
+        "Warnings of the last check.",
+        known(h.last.map(|l| l.warnings.cast_signed())),
+    );
     out
 }
 
@@ -177,16 +214,30 @@ mod tests {
         let last = LastCheck { time_sec: 900, findings: 2, warnings: 1, read_data: true };
         let sources = BTreeMap::from([(("h\"ost".to_owned(), "a\\b".to_owned()), (3, 400))]);
         let mut health = Health {
-            now_sec: 1000, points: 3, unreadable_points: 0, stored_bytes: 7, packages: 2, never_verified: 1,
-            oldest_verified: None, last: Some(last), sources,
+            now_sec: 1000,
+            points: 3,
+            unreadable_points: 0,
+            stored_bytes: 7,
+            packages: 2,
+            never_verified: 1,
+            oldest_verified: None,
+            last: Some(last),
+            sources,
         };
         let out = prometheus(&health);
         assert!(out.contains("# TYPE relict_points gauge\nrelict_points 3\n"), "{out}");
         assert!(out.contains("relict_newest_point_age_seconds{host=\"h\\\"ost\",source=\"a\\\\b\"} 600\n"), "{out}");
-        assert!(out.contains("relict_last_check_age_seconds 100\nrelict_last_check") || out.contains("relict_last_check_age_seconds 100\n"), "{out}");
+        assert!(
+            out.contains("relict_last_check_age_seconds 100\nrelict_last_check")
+                || out.contains("relict_last_check_age_seconds 100\n"),
+            "{out}"
+        );
         assert!(!out.contains("relict_oldest_verified"), "what is not known is not there: {out}");
         health.oldest_verified = Some(750);
         assert!(prometheus(&health).contains("relict_oldest_verified_age_seconds 250\n"));
-        assert!(as_text(&health).contains("the last check, 1 min 40 s ago, found 2 problems and 1 warning") || as_text(&health).contains("found 2 problems and 1 warning\n"));
+        assert!(
+            as_text(&health).contains("the last check, 1 min 40 s ago, found 2 problems and 1 warning")
+                || as_text(&health).contains("found 2 problems and 1 warning\n")
+        );
     }
 }

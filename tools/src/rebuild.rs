@@ -38,7 +38,10 @@ fn summary(rebuilt: &Rebuilt) -> serde_json::Value {
 fn show(context: &Context, rebuilt: &Rebuilt) {
     rebuilt.damage.iter().for_each(|what| println!("{}", text::escape_lines(what).trim_end()));
     if context.chatty() {
-        println!("a new index of {} packages, {} chunks, {} restore points", rebuilt.packages, rebuilt.chunks, rebuilt.points);
+        println!(
+            "a new index of {} packages, {} chunks, {} restore points",
+            rebuilt.packages, rebuilt.chunks, rebuilt.points
+        );
         if let Some(old) = &rebuilt.old_index {
             println!("the old index is kept in {}; remove it when 'relict-maint check' is content", old.display());
         }

@@ -16,8 +16,8 @@ use crate::ingest::change::{Change, SetAttr};
 use crate::ingest::report::Monitor;
 use crate::{Error, ErrorKind, Result};
 use repo_format::{
-    ChunkId, Counts, Device, Dirent, FileKind, Inode, Key, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_TARGET_BYTES, MAX_XATTR_BYTES,
-    ROOT_INO, Time,
+    ChunkId, Counts, Device, Dirent, FileKind, Inode, Key, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_TARGET_BYTES,
+    MAX_XATTR_BYTES, ROOT_INO, Time,
 };
 use std::collections::HashMap;
 use std::ops::Range;
@@ -81,7 +81,14 @@ pub(super) struct State<'s> {
 
 impl<'s> State<'s> {
     /// A state that begins as `base`.
-    pub(super) fn new(around: &Around<'s>, id: &[u8], base: Option<ChunkId>, next_ino: u64, next_content: u64, counts: Counts) -> Self {
+    pub(super) fn new(
+        around: &Around<'s>,
+        id: &[u8],
+        base: Option<ChunkId>,
+        next_ino: u64,
+        next_content: u64,
+        counts: Counts,
+    ) -> Self {
         Self {
             id: id.to_vec(),
             tree: StagedTree::new(around.store.nodes(), base, next_ino),
@@ -336,8 +343,11 @@ impl<'s> Apply<'_, 's> {
     fn changed(&mut self, path: &[u8], offset: u64, len: u64) -> Result<()> {
         let range = range_of(path, offset, len)?;
         if self.source.is_none() {
-            return Err(Error::new(ErrorKind::BadInput, format!("the stream says that '{}' changed, but not what it is by now", printable(path)))
-                .advise("name the snapshot or device where the content can be read"));
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                format!("the stream says that '{}' changed, but not what it is by now", printable(path)),
+            )
+            .advise("name the snapshot or device where the content can be read"));
         }
         let id = self.content(path)?;
         self.close_if(id)?;
@@ -391,7 +401,8 @@ impl<'s> Apply<'_, 's> {
             (Some(root), Some(ino)) if !is_changed => LayoutRows::Tree { root, ino },
             _ => LayoutRows::List(all_rows(base, content)?),
         };
-        let bytes = if let LayoutRows::List(rows) = &rows { rows.len() * size_of::<(u64, repo_format::Extent)>() } else { 0 };
+        let bytes =
+            if let LayoutRows::List(rows) = &rows { rows.len() * size_of::<(u64, repo_format::Extent)>() } else { 0 };
         let layout = Arc::new(Layout { rows, size: content.size });
         content.shared = Some(Arc::clone(&layout));
         self.state.tree.charge(bytes + 64);

@@ -96,7 +96,8 @@ impl Apply<'_, '_> {
             let name = self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();
             refused(&name, "must be read from the source, but the name by which it changed is gone")
         })?;
-        self.recut(id, Some(&path)).map_err(|e| e.context(format_args!("reading '{}'", crate::catalog::points::printable(&path))))
+        self.recut(id, Some(&path))
+            .map_err(|e| e.context(format_args!("reading '{}'", crate::catalog::points::printable(&path))))
     }
 
     /// Takes the rows of numbers away that nobody has any more.
@@ -121,7 +122,10 @@ impl Apply<'_, '_> {
         if let (Some(origin), Some(root)) = (moved, &tree.base) {
             for row in tree::range_prefix(tree.nodes, root, &origin.to_be_bytes()) {
                 let row = row?;
-                edits.push([&ino.to_be_bytes(), row.key().get(8..).unwrap_or_default()].concat(), Edit::Put(row.value().to_vec()))?;
+                edits.push(
+                    [&ino.to_be_bytes(), row.key().get(8..).unwrap_or_default()].concat(),
+                    Edit::Put(row.value().to_vec()),
+                )?;
             }
         }
         for (name, entry) in &staged.entries {

@@ -316,7 +316,8 @@ impl<'s> Recut<'_, 's> {
         let got = source.read_at(path, at, out)?;
         if got < out.len() {
             let path = crate::catalog::points::printable(path);
-            let what = format!("{path} ends at byte {} in the source, where the stream says it goes on", at + got as u64);
+            let what =
+                format!("{path} ends at byte {} in the source, where the stream says it goes on", at + got as u64);
             return Err(Error::new(ErrorKind::BadInput, what).advise("name the snapshot that the stream was made of"));
         }
         (self.on_read)(out.len() as u64)

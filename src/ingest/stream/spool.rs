@@ -1,7 +1,7 @@
 //! Bytes that wait to be cut: a bounded buffer, and behind it a temporary file without a name.
 
-use crate::catalog::edits::{temp_error, unnamed_file};
 use crate::Result;
+use crate::catalog::edits::{temp_error, unnamed_file};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 

@@ -131,7 +131,8 @@ impl<'s> StagedTree<'s> {
             return Ok(());
         }
         let row = self.base_row(&Key::Inode(ino))?.filter(|_| !self.dead.contains(&ino));
-        let row = row.ok_or_else(|| Error::damaged(format!("inode {ino} has a name in the parent's tree, but is not there")))?;
+        let row = row
+            .ok_or_else(|| Error::damaged(format!("inode {ino} has a name in the parent's tree, but is not there")))?;
         let inode = Inode::decode(row.value())?;
         let staged = Staged { was: Some(inode), origin: Some(ino), is_new: false, ..Staged::new(inode, parent, name) };
         self.insert(ino, staged);

@@ -37,7 +37,12 @@ impl StateInfo {
     pub fn of(point: &PointRecord) -> Option<Self> {
         let field = |tag: u16| point.extra.iter().find(|(t, _)| *t == tag).map(|(_, bytes)| bytes.clone());
         let generation = field(TAG_GENERATION).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-        Some(Self { id: field(TAG_STATE)?, parent: field(TAG_PARENT), generation, name: field(TAG_NAME).unwrap_or_default() })
+        Some(Self {
+            id: field(TAG_STATE)?,
+            parent: field(TAG_PARENT),
+            generation,
+            name: field(TAG_NAME).unwrap_or_default(),
+        })
     }
 
     /// The fields of a point's record.
@@ -102,12 +107,22 @@ impl States {
                 return error.advise("no state of this source is: ingest a full stream first");
             }
             let one = |(state, point): &(StateInfo, PointRecord)| {
-                format!("  {}  {}  {} of {}:{}", id_text(&state.id), time_name(point.time), printable(&state.name), printable(&point.host), printable(&point.source))
+                format!(
+                    "  {}  {}  {} of {}:{}",
+                    id_text(&state.id),
+                    time_name(point.time),
+                    printable(&state.name),
+                    printable(&point.host),
+                    printable(&point.source)
+                )
             };
             let mut lines: Vec<String> = self.known.iter().rev().take(LISTED).map(one).collect();
             let more = self.known.len().saturating_sub(LISTED);
             lines.extend((more > 0).then(|| format!("  and {more} older ones")));
-            error.advise(format!("ingest its stream first, or make a stream from a state that is there:\n{}", lines.join("\n")))
+            error.advise(format!(
+                "ingest its stream first, or make a stream from a state that is there:\n{}",
+                lines.join("\n")
+            ))
         })
     }
 }

@@ -46,6 +46,8 @@ const FOUND_SLOTS: usize = 16 * 1024;
 const LISTING_BYTES: u64 = 64 << 20;
 /// Bytes for what is known of the changes of a chain, and of two points.
 const CHANGE_BYTES: u64 = 64 << 20;
+/// So few entries are expected that a cache has one shard: what is larger than a shard is not kept at all.
+const ONE_SHARD: usize = 32;
 /// Directories whose past is remembered.
 const PASTS: usize = 8 * 1024;
 /// Directories whose path is remembered.
@@ -138,10 +140,10 @@ impl Default for Computed {
             nodes: Cache::with_weighter(NODES, NODE_BYTES, Weights),
             slots: Cache::new(FOUND_SLOTS),
             given: Mutex::default(),
-            listings: Cache::with_weighter(64, LISTING_BYTES, Weights),
+            listings: Cache::with_weighter(ONE_SHARD, LISTING_BYTES, Weights),
             pasts: Cache::new(PASTS),
-            gone: Cache::with_weighter(64, CHANGE_BYTES, Weights),
-            comparisons: Cache::with_weighter(64, CHANGE_BYTES, Weights),
+            gone: Cache::with_weighter(ONE_SHARD, CHANGE_BYTES, Weights),
+            comparisons: Cache::with_weighter(ONE_SHARD, CHANGE_BYTES, Weights),
             paths: Cache::new(PATHS),
         }
     }

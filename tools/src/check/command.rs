@@ -43,8 +43,11 @@ impl Options {
             (None, None) => Selection::Nothing,
         };
         if self.max_duration.is_some() && content == Selection::Nothing {
-            return Err(Error::new(ErrorKind::Usage, "--max-duration limits the reading of content, and none was asked for")
-                .advise("add --read-data, --read-data-subset or --max-age"));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "--max-duration limits the reading of content, and none was asked for",
+            )
+            .advise("add --read-data, --read-data-subset or --max-age"));
         }
         Ok(Request { content, max_duration: self.max_duration.as_deref().map(parse_span).transpose()? })
     }
@@ -103,7 +106,8 @@ fn remember(repository: &Repository, report: &Report, request: Request, stopped:
         warnings: report.count(Severity::Warning),
         read_data: request.content != Selection::Nothing,
     };
-    record_health(repository, &verified, (!stopped).then_some(last)).err()
+    let damaged = report.damaged_segments(repository);
+    damaged.and_then(|damaged| record_health(repository, &verified, (!stopped).then_some(last), &damaged)).err()
 }
 
 fn conclude(context: &Context, report: &Report, request: Request, stopped: bool) -> Result<Outcome> {
@@ -114,7 +118,9 @@ fn conclude(context: &Context, report: &Report, request: Request, stopped: bool)
     }
     if problems > 0 {
         return Err(Error::new(ErrorKind::Damaged, format!("the check found {}", text::counted(problems, "problem")))
-            .advise("each one is listed above, with the files it affects and what can be done; all other files are intact"));
+            .advise(
+                "each one is listed above, with the files it affects and what can be done; all other files are intact",
+            ));
     }
     if context.chatty() {
         let unread = match request.content {
@@ -139,7 +145,11 @@ fn counts(report: &Report, request: Request) -> String {
         get(&totals.chunks),
     );
     if request.content != Selection::Nothing {
-        out.push_str(&format!("; read {} of {}", text::size(get(&totals.bytes_read)), text::counted(get(&totals.packages_read), "package")));
+        out.push_str(&format!(
+            "; read {} of {}",
+            text::size(get(&totals.bytes_read)),
+            text::counted(get(&totals.packages_read), "package")
+        ));
     }
     if get(&totals.packages_left) > 0 {
         out.push_str(&format!("; time was up before {} more were read", get(&totals.packages_left)));

@@ -174,12 +174,20 @@ impl Finding {
     /// What can be done about it.
     pub fn remedy(&self) -> &'static str {
         match (self.kind, self.mend()) {
-            (Kind::KeySlot, _) => "other key slots still open the repository: 'relict-maint keys add' makes a new slot, then remove this file",
+            (Kind::KeySlot, _) => {
+                "other key slots still open the repository: 'relict-maint keys add' makes a new slot, then remove this file"
+            }
             (Kind::Index, _) => "no data is lost: 'relict-maint repair' makes a new index from the packages",
-            (Kind::KnownLoss, _) => "these files give an error where content is lost; 'relict-maint repair --from REPO' or '--from-source PATH' may still bring it back",
+            (Kind::KnownLoss, _) => {
+                "these files give an error where content is lost; 'relict-maint repair --from REPO' or '--from-source PATH' may still bring it back"
+            }
             (Kind::Stray, _) => "harmless: it takes room and nothing else",
-            (Kind::Unstable, _) => "the stored bytes are right, the machine that read them is not: test its memory, cables and controller",
-            (Kind::SourceRot, _) => "compare the file with the older restore point: its content changed without a write that the file system saw",
+            (Kind::Unstable, _) => {
+                "the stored bytes are right, the machine that read them is not: test its memory, cables and controller"
+            }
+            (Kind::SourceRot, _) => {
+                "compare the file with the older restore point: its content changed without a write that the file system saw"
+            }
             (Kind::Package | Kind::Segment | Kind::PackageMissing, Mend::Itself) => {
                 "nothing is lost: 'relict-maint repair' stores what is in it again and puts the package aside"
             }

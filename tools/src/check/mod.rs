@@ -59,6 +59,18 @@ pub struct Report {
 }
 
 impl Report {
+    /// The segments that are damaged: package number and offset.
+    pub fn damaged_segments(&self, repository: &Repository) -> Result<Vec<(u32, u32)>> {
+        let numbers: HashMap<PackageId, u32> =
+            repository.index().packages()?.into_iter().map(|p| (p.id, p.number)).collect();
+        let of_content = self.findings.iter().filter(|f| matches!(f.kind, Kind::Segment | Kind::Chunk));
+        let place = |f: &Finding| {
+            let place = f.place?;
+            Some((*numbers.get(&place.package)?, u32::try_from(place.offset?).ok()?))
+        };
+        Ok(of_content.filter_map(place).collect())
+    }
+
     /// How many findings have this severity.
     pub fn count(&self, severity: Severity) -> u64 {
         self.findings.iter().filter(|f| f.kind.severity() == severity).count() as u64
@@ -117,7 +129,9 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         name_files(repository, points.all(), &mut report)?;
     }
     // Threads find things in any order; people read them in one.
-    report.findings.sort_by_key(|f| (f.kind.severity() == Severity::Warning, f.kind, f.place.map(|p| (p.package, p.offset))));
+    report
+        .findings
+        .sort_by_key(|f| (f.kind.severity() == Severity::Warning, f.kind, f.place.map(|p| (p.package, p.offset))));
     Ok(report)
 }
 
@@ -128,7 +142,8 @@ fn readable(records: Records, findings: &mut Vec<Finding>) -> Points {
     for (id, record) in records {
         match record {
             Ok(record) => out.push(PointRecord::clone(&record)),
-            Err(e) => findings.push(Finding::new(Kind::Point, format!("the record of restore point {id} cannot be read: {e}"))),
+            Err(e) => findings
+                .push(Finding::new(Kind::Point, format!("the record of restore point {id} cannot be read: {e}"))),
         }
     }
     Points::new(out)
@@ -142,7 +157,13 @@ pub fn all_records(repository: &Repository) -> Result<Vec<PointRecord>> {
 
 /// How people know a restore point.
 pub fn label(point: &PointRecord) -> String {
-    format!("restore point {} {} {}:{}", short_id(point), time_name(point.time), printable(&point.host), printable(&point.source))
+    format!(
+        "restore point {} {} {}:{}",
+        short_id(point),
+        time_name(point.time),
+        printable(&point.host),
+        printable(&point.source)
+    )
 }
 
 fn slots(repository: &Repository) -> Result<Vec<Finding>> {
@@ -164,11 +185,18 @@ fn slots(repository: &Repository) -> Result<Vec<Finding>> {
 }
 
 /// All trees, on all cores, in the order of `points`.
-fn trees(repository: &Repository, table: &ChunkTable, points: &[PointRecord], stop: &AtomicBool) -> Result<Vec<TreeReport>> {
+fn trees(
+    repository: &Repository,
+    table: &ChunkTable,
+    points: &[PointRecord],
+    stop: &AtomicBool,
+) -> Result<Vec<TreeReport>> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(usize, TreeReport)>> {
         let mut out = Vec::new();
-        while let Some((number, point)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| points.get(n).map(|p| (n, p))) {
+        while let Some((number, point)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| points.get(n).map(|p| (n, p)))
+        {
             if interrupted(stop).is_err() {
                 break;
             }
@@ -246,7 +274,9 @@ fn name_files(repository: &Repository, points: &[PointRecord], report: &mut Repo
             // A finding of one tree's node names the files of that tree alone.
             let other_tree = finding.affected.first().is_some_and(|a| a.point != label(point));
             if finding.kind != Kind::KnownLoss && !(finding.kind == Kind::Node && other_tree) {
-                finding.affected.extend(paths.into_iter().map(|path| Affected { point: label(point), path: path.clone() }));
+                finding
+                    .affected
+                    .extend(paths.into_iter().map(|path| Affected { point: label(point), path: path.clone() }));
             }
         }
     }

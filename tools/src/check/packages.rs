@@ -59,7 +59,9 @@ impl<'a> PackageCheck<'a> {
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.work(&work, present, &next))).collect();
-            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| Err(Error::damaged("a checking thread died"))))
+            workers
+                .into_iter()
+                .try_for_each(|w| w.join().unwrap_or_else(|_| Err(Error::damaged("a checking thread died"))))
         })?;
         self.strays(packages, present);
         self.unconfirmed(packages)
@@ -128,7 +130,8 @@ impl<'a> PackageCheck<'a> {
         for (at, error) in &scanned.damage {
             // Past what is known durable, an unsealed package may end anywhere.
             if info.sealed || *at < info.bytes {
-                let finding = Finding::new(Kind::Segment, format!("package {}, segment at byte {at}: {error}", info.id));
+                let finding =
+                    Finding::new(Kind::Segment, format!("package {}, segment at byte {at}: {error}", info.id));
                 self.blame(info, Some(*at), finding);
                 sound = false;
             }
@@ -183,7 +186,10 @@ impl<'a> PackageCheck<'a> {
         self.totals.chunks.fetch_add(found.header.table.len() as u64, Ordering::Relaxed);
         let in_place = (found.header.kind == SegmentKind::Data) == (info.kind == PackageKind::Data);
         if !in_place {
-            let what = format!("package {}, segment at byte {}: it is of a kind that does not belong here", info.id, found.offset);
+            let what = format!(
+                "package {}, segment at byte {}: it is of a kind that does not belong here",
+                info.id, found.offset
+            );
             self.add(Finding::new(Kind::Segment, what).at(info.id, Some(found.offset)));
         }
         let lost: HashSet<ChunkId> = if read {
@@ -203,7 +209,13 @@ impl<'a> PackageCheck<'a> {
         let bytes = found.header.segment_bytes() as u32;
         let (mut skip, mut unknown) = (0, 0);
         for row in &found.header.table {
-            let here = Location { package: info.number, offset: found.offset as u32, segment_bytes: bytes, skip, len: row.raw_bytes };
+            let here = Location {
+                package: info.number,
+                offset: found.offset as u32,
+                segment_bytes: bytes,
+                skip,
+                len: row.raw_bytes,
+            };
             skip += row.raw_bytes;
             if lost.contains(&row.id) {
                 continue;
@@ -221,7 +233,8 @@ impl<'a> PackageCheck<'a> {
         }
         // What prune is removing has left the index before its package; the next writer finishes that.
         if unknown > 0 && !self.is_being_freed(&info.id) {
-            let what = format!("package {}, segment at byte {}: {unknown} chunks are not in the index", info.id, found.offset);
+            let what =
+                format!("package {}, segment at byte {}: {unknown} chunks are not in the index", info.id, found.offset);
             self.add(Finding::new(Kind::Index, what).at(info.id, Some(found.offset)));
         }
     }
@@ -234,17 +247,28 @@ impl<'a> PackageCheck<'a> {
         match seen {
             Seen::Whole => Some(Vec::new()),
             Seen::Unstable(error) => {
-                let what = format!("package {}, segment at byte {offset} was wrong when it was read first ({error}) and right the second time", info.id);
+                let what = format!(
+                    "package {}, segment at byte {offset} was wrong when it was read first ({error}) and right the second time",
+                    info.id
+                );
                 self.add(Finding::new(Kind::Unstable, what).at(info.id, Some(offset)));
                 Some(Vec::new())
             }
             Seen::Forged(wrong) => {
-                let what = format!("package {}, segment at byte {offset}: {} chunks do not have the content their ids name", info.id, wrong.len());
+                let what = format!(
+                    "package {}, segment at byte {offset}: {} chunks do not have the content their ids name",
+                    info.id,
+                    wrong.len()
+                );
                 self.blame(info, Some(offset), Finding::new(Kind::Chunk, what));
                 Some(wrong)
             }
             Seen::Damaged { error, medium } => {
-                let twice = if medium { "; read twice from the medium, wrong both times" } else { "; wrong both times it was read" };
+                let twice = if medium {
+                    "; read twice from the medium, wrong both times"
+                } else {
+                    "; wrong both times it was read"
+                };
                 self.blame(info, Some(offset), Finding::new(Kind::Segment, format!("{error}{twice}")));
                 None
             }
@@ -289,7 +313,10 @@ impl<'a> PackageCheck<'a> {
                 None => homeless.push(id),
             }
         }
-        for (ids, what) in [(stale, "point at places that do not hold their chunk"), (homeless, "name a package that the index does not list")] {
+        for (ids, what) in [
+            (stale, "point at places that do not hold their chunk"),
+            (homeless, "name a package that the index does not list"),
+        ] {
             if !ids.is_empty() {
                 let spare = ids.iter().filter(|id| found.spares.contains_key(id)).count();
                 let finding = Finding::new(Kind::Index, format!("{} index entries {what}", ids.len())).losing(ids);
@@ -311,7 +338,8 @@ impl Found {
 
     /// The places that are damaged, in order of their findings.
     pub fn damaged_places(&self) -> impl Iterator<Item = Place> {
-        let broken = |f: &&Finding| matches!(f.kind, Kind::Package | Kind::Segment | Kind::Chunk | Kind::PackageMissing);
+        let broken =
+            |f: &&Finding| matches!(f.kind, Kind::Package | Kind::Segment | Kind::Chunk | Kind::PackageMissing);
         self.findings.iter().filter(broken).filter_map(|f| f.place)
     }
 }

@@ -30,7 +30,8 @@ pub fn look(store: &dyn PackageStore, keys: &Keys, id: &PackageId, offset: u64, 
             let medium = store.drop_cached(id, offset, u64::from(bytes));
             match (first, read()) {
                 (first, Ok(strangers)) if strangers.is_empty() => {
-                    let error = first.err().unwrap_or_else(|| Error::damaged("chunks did not have the content their ids name"));
+                    let error =
+                        first.err().unwrap_or_else(|| Error::damaged("chunks did not have the content their ids name"));
                     Seen::Unstable(error)
                 }
                 (_, Ok(strangers)) => Seen::Forged(strangers),

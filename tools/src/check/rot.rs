@@ -61,7 +61,9 @@ fn extents(nodes: &dyn ReadNodes, root: &repo_format::ChunkId, ino: u64) -> Resu
 /// Whether two states of a file have different bytes; cutting the same bytes in another way is no difference.
 fn contents_differ(repository: &Repository, old: &PointRecord, new: &PointRecord, ino: u64) -> Result<bool> {
     let (old, new) = (extents(repository, &old.root, ino)?, extents(repository, &new.root, ino)?);
-    let ends = |all: &[(u64, Extent)]| all.iter().flat_map(|(at, e)| [*at, at.saturating_add(u64::from(e.len))]).collect::<Vec<u64>>();
+    let ends = |all: &[(u64, Extent)]| {
+        all.iter().flat_map(|(at, e)| [*at, at.saturating_add(u64::from(e.len))]).collect::<Vec<u64>>()
+    };
     let mut cuts = [ends(&old), ends(&new)].concat();
     cuts.sort_unstable();
     cuts.dedup();

@@ -27,8 +27,11 @@ impl Selection {
     /// `n/t`, `x%` or a size.
     pub fn parse_subset(text: &str) -> Result<Self> {
         let wrong = || {
-            Error::new(ErrorKind::Usage, format!("'{}' is no part of a repository", text::escape_lines(text).trim_end()))
-                .advise("give '3/7' for the third of seven parts, '5%', or a size as '2G'")
+            Error::new(
+                ErrorKind::Usage,
+                format!("'{}' is no part of a repository", text::escape_lines(text).trim_end()),
+            )
+            .advise("give '3/7' for the third of seven parts, '5%', or a size as '2G'")
         };
         if let Some((n, t)) = text.split_once('/') {
             let (n, t): (u64, u64) = (n.parse().map_err(|_| wrong())?, t.parse().map_err(|_| wrong())?);
@@ -134,7 +137,11 @@ mod tests {
         for (number, time) in [(0, 900), (1, 100), (2, 500), (3, 2000)] {
             health.verified.insert(packages()[number].id, time);
         }
-        assert_eq!(numbers(Selection::All, &health), [3, 4, 5, 6, 1, 2, 0], "3 is verified in the future, 4 to 6 never");
+        assert_eq!(
+            numbers(Selection::All, &health),
+            [3, 4, 5, 6, 1, 2, 0],
+            "3 is verified in the future, 4 to 6 never"
+        );
         assert_eq!(numbers(Selection::OlderThan(500), &health), [3, 4, 5, 6, 1, 2]);
         assert_eq!(numbers(Selection::Bytes(101), &health), [3, 4]);
         assert_eq!(numbers(Selection::Percent(50.0), &health), [3, 4, 5, 6]);

@@ -6,10 +6,12 @@
 use super::finding::{Affected, Finding, Kind};
 use super::table::ChunkTable;
 use relict::Result;
-use relict::cli::text::counted;
 use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
+use relict::cli::text::counted;
 use relict::store::{NodeRef, Repository};
-use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border};
+use repo_format::{
+    ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border,
+};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// The attribute by which repair marks a file that lost something (SPEC.md section 17).
@@ -151,7 +153,11 @@ impl<'a> TreeCheck<'a> {
             out.findings.push(Finding::new(Kind::ChunkMissing, what).losing(sorted(self.missing)));
         }
         if !self.known.is_empty() {
-            let what = format!("{}: {} here lost content or names, as a repair has written down", self.label, counted(self.known.len() as u64, "file"));
+            let what = format!(
+                "{}: {} here lost content or names, as a repair has written down",
+                self.label,
+                counted(self.known.len() as u64, "file")
+            );
             let mut finding = Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing));
             let known: Vec<u64> = self.known.into_iter().collect();
             let paths = super::rot::paths(self.repository, self.point, &known).unwrap_or_default();
@@ -196,7 +202,9 @@ impl<'a> TreeCheck<'a> {
                 Err(e) => self.problem(|| format!("file {ino}: {e}")),
             },
             Key::Target(_) => self.current.has_target = !value.is_empty(),
-            Key::Xattr(..) if value.len() > repo_format::MAX_XATTR_BYTES => self.problem(|| format!("inode {ino}: an attribute is too long")),
+            Key::Xattr(..) if value.len() > repo_format::MAX_XATTR_BYTES => {
+                self.problem(|| format!("inode {ino}: an attribute is too long"))
+            }
             Key::Xattr(_, name) => self.current.marked |= name == DAMAGED,
             Key::SourceIno(..) if value.len() != 8 => self.problem(|| "a source inode entry has a wrong length".into()),
             Key::SourceIno(..) => {}
@@ -260,15 +268,21 @@ impl<'a> TreeCheck<'a> {
         let kept = self.inodes.get_mut(current.ino);
         (kept.kind, kept.links) = (kind as u8, inode.nlink);
         if kind == FileKind::Dir && inode.nlink != 2 + current.subdirs {
-            self.problem(|| format!("inode {}: it counts {} links and has {}", current.ino, inode.nlink, 2 + current.subdirs));
+            self.problem(|| {
+                format!("inode {}: it counts {} links and has {}", current.ino, inode.nlink, 2 + current.subdirs)
+            });
         }
         if kind == FileKind::File && (current.covered != inode.data_bytes || current.extents_end > inode.size) {
             let (covered, end) = (current.covered, current.extents_end);
             self.problem(|| {
-                format!("inode {}: its extents cover {covered} bytes up to {end}, its attributes say {} of {}", current.ino, inode.data_bytes, inode.size)
+                format!(
+                    "inode {}: its extents cover {covered} bytes up to {end}, its attributes say {} of {}",
+                    current.ino, inode.data_bytes, inode.size
+                )
             });
         }
-        let strange = kind != FileKind::File && current.covered > 0 || current.has_target != (kind == FileKind::Symlink);
+        let strange =
+            kind != FileKind::File && current.covered > 0 || current.has_target != (kind == FileKind::Symlink);
         if strange || (kind != FileKind::Dir && current.subdirs > 0) {
             self.problem(|| format!("inode {}: it has entries of another type", current.ino));
         }
@@ -369,7 +383,9 @@ impl NodeVisitor for TreeCheck<'_> {
         let entries = lost.entries.map_or_else(|| "all".to_owned(), |n| n.to_string());
         let what = format!("{}: a tree node with {entries} entries cannot be read: {}", self.label, lost.error);
         let mut finding = Finding::new(Kind::Node, what).losing(vec![lost.id]);
-        finding.affected.push(Affected { point: self.label.clone(), path: describe_range(&lost.from, lost.to.as_deref()) });
+        finding
+            .affected
+            .push(Affected { point: self.label.clone(), path: describe_range(&lost.from, lost.to.as_deref()) });
         self.outcome.findings.push(finding);
         self.outcome.lost.push(LostRange { node: lost.id, from: lost.from, to: lost.to });
         // The node before the gap need not be the last of its level.

@@ -80,8 +80,13 @@ struct NewPassword {
 impl NewPassword {
     /// Options first, then RELICT_NEW_PASSWORD, _FILE, _COMMAND, _FD, then the terminal.
     fn read(&self) -> Result<Vec<u8>> {
-        let environment = |name: &str| -> Option<OsString> { std::env::var_os(name.replacen("RELICT_", "RELICT_NEW_", 1)) };
-        let source = PasswordSource::choose(self.new_password_file.as_deref(), self.new_password_command.as_deref(), &environment);
+        let environment =
+            |name: &str| -> Option<OsString> { std::env::var_os(name.replacen("RELICT_", "RELICT_NEW_", 1)) };
+        let source = PasswordSource::choose(
+            self.new_password_file.as_deref(),
+            self.new_password_command.as_deref(),
+            &environment,
+        );
         source.read_new_for("new password: ")
     }
 }
@@ -106,7 +111,11 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
             let slot = ring.unlock(&context.password.read()?, None)?;
             let name = ring.change(&slot, &new.read()?)?;
             let old = slot.name();
-            say(context, &json!({"slot": name, "removed": old}), &format!("slot {name} takes the place of {old}; the old password no longer opens the repository"));
+            say(
+                context,
+                &json!({"slot": name, "removed": old}),
+                &format!("slot {name} takes the place of {old}; the old password no longer opens the repository"),
+            );
         }
         Command::Remove { slot } => {
             let name = find(context.repo_path()?, slot)?.name;
@@ -135,7 +144,9 @@ fn say(context: &Context, json: &Value, text: &str) {
 /// A slot that stays when `name` goes: proof that somebody can still open the repository.
 fn keeper(ring: &Keyring, context: &Context, name: &str) -> Result<relict::store::Unlocked> {
     ring.unlock(&context.password.read()?, Some(name)).map_err(|e| match e.kind() {
-        ErrorKind::WrongPassword => e.advise("to remove a slot give the password of one that stays; the last slot is never removed. Nothing was changed"),
+        ErrorKind::WrongPassword => e.advise(
+            "to remove a slot give the password of one that stays; the last slot is never removed. Nothing was changed",
+        ),
         _ => e,
     })
 }
@@ -205,16 +216,24 @@ fn find(path: &Path, begin: &str) -> Result<SlotFile> {
     let mut fits: Vec<SlotFile> = list_slots(path)?.into_iter().filter(|s| s.name.starts_with(begin)).collect();
     match (fits.pop(), fits.is_empty()) {
         (Some(slot), true) => Ok(slot),
-        (Some(_), false) => Err(Error::new(ErrorKind::Usage, format!("more than one key slot begins with '{}'", text::escape_lines(begin).trim_end()))
-            .advise("'relict-maint keys list' names them; give more digits")),
-        (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no key slot begins with '{}'", text::escape_lines(begin).trim_end()))
-            .advise("'relict-maint keys list' names them")),
+        (Some(_), false) => Err(Error::new(
+            ErrorKind::Usage,
+            format!("more than one key slot begins with '{}'", text::escape_lines(begin).trim_end()),
+        )
+        .advise("'relict-maint keys list' names them; give more digits")),
+        (None, _) => Err(Error::new(
+            ErrorKind::NotFound,
+            format!("no key slot begins with '{}'", text::escape_lines(begin).trim_end()),
+        )
+        .advise("'relict-maint keys list' names them")),
     }
 }
 
 fn export(context: &Context, begin: Option<&str>, format: Format) -> Result<()> {
     let file = find(context.repo_path()?, begin.unwrap_or_default())?;
-    let slot = file.slot.map_err(|e| e.context(format!("key slot {}", file.name)).advise("a damaged slot cannot be exported; take another one"))?;
+    let slot = file.slot.map_err(|e| {
+        e.context(format!("key slot {}", file.name)).advise("a damaged slot cannot be exported; take another one")
+    })?;
     let code = sheet::qr_text(&slot);
     if context.json {
         println!("{}", json!({"message_type": "summary", "slot": file.name, "lines": sheet::lines(&slot), "qr": code}));
@@ -249,7 +268,9 @@ fn import(context: &Context, file: &Path) -> Result<()> {
     } else {
         Box::new(std::fs::File::open(file).map_err(|e| Error::io(format!("opening {}", text::escape_path(file)), e))?)
     };
-    from.take(MAX_SHEET_BYTES + 1).read_to_end(&mut input).map_err(|e| Error::io(format!("reading {}", text::escape_path(file)), e))?;
+    from.take(MAX_SHEET_BYTES + 1)
+        .read_to_end(&mut input)
+        .map_err(|e| Error::io(format!("reading {}", text::escape_path(file)), e))?;
     let slot = sheet::parse(&input)?;
     let ring = Keyring::open(context.repo_path()?)?;
     let imported = ring.import(&slot, &context.password.read()?)?;

@@ -16,7 +16,12 @@ fn code(text: &str) -> Result<QrCode> {
 
 /// In half blocks, dark on light whatever the terminal's colours are like.
 pub fn unicode(text: &str) -> Result<String> {
-    Ok(code(text)?.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).quiet_zone(true).build())
+    Ok(code(text)?
+        .render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .quiet_zone(true)
+        .build())
 }
 
 /// In ASCII: two characters a module, `#` is dark.

@@ -52,10 +52,15 @@ pub fn parse(input: &[u8]) -> Result<KeySlot> {
     let text = text.ok_or_else(|| wrong("this is neither a recovery sheet nor a key slot"))?;
     let upper = text.trim().to_uppercase();
     let bytes = match upper.strip_prefix(QR_PREFIX) {
-        Some(digits) => unhex(&digits.split_whitespace().collect::<String>()).ok_or_else(|| wrong("the QR code's text has characters that are no hexadecimal digits"))?,
+        Some(digits) => unhex(&digits.split_whitespace().collect::<String>())
+            .ok_or_else(|| wrong("the QR code's text has characters that are no hexadecimal digits"))?,
         None => typed(text)?,
     };
-    KeySlot::decode(&bytes).map_err(|e| wrong(&format!("the lines are right one by one, but together they are no key slot ({e}); is one missing at the end?")))
+    KeySlot::decode(&bytes).map_err(|e| {
+        wrong(&format!(
+            "the lines are right one by one, but together they are no key slot ({e}); is one missing at the end?"
+        ))
+    })
 }
 
 fn wrong(what: &str) -> Error {
@@ -69,8 +74,11 @@ fn typed(text: &str) -> Result<Vec<u8>> {
     for line in text.lines() {
         let Some((number, rest)) = line.split_once(':') else { continue };
         let Ok(number) = number.trim().parse::<usize>() else { continue };
-        let (digits, check) = rest.rsplit_once('-').ok_or_else(|| wrong(&format!("line {number} has no check behind a dash")))?;
-        let part = unhex(&digits.split_whitespace().collect::<String>()).ok_or_else(|| wrong(&format!("line {number} has characters that are no hexadecimal digits, or one too few")))?;
+        let (digits, check) =
+            rest.rsplit_once('-').ok_or_else(|| wrong(&format!("line {number} has no check behind a dash")))?;
+        let part = unhex(&digits.split_whitespace().collect::<String>()).ok_or_else(|| {
+            wrong(&format!("line {number} has characters that are no hexadecimal digits, or one too few"))
+        })?;
         if line_check(number, &part) != check.trim().to_lowercase() {
             return Err(wrong(&format!("line {number} is not as it was printed: its check differs")));
         }

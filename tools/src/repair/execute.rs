@@ -6,10 +6,10 @@ use super::salvage::{Restorer, kind_of, save};
 use super::sources::fetch;
 use super::truth::{self, Truth};
 use crate::check::{all_records, now_sec};
+use relict::Result;
 use relict::catalog::points::Points;
 use relict::catalog::tree::apply;
 use relict::store::{Repository, Writer, drop_point, quarantine};
-use relict::Result;
 use repo_format::{ChunkId, PackageKind, PointRecord, Time};
 use std::path::PathBuf;
 
@@ -61,7 +61,10 @@ pub fn mend_points(writer: &Writer, plan: &Plan, done: &mut Done) -> Result<()> 
         if hurt.inodes.is_empty() && ranges.is_empty() {
             continue;
         }
-        let why = format!("a repair on {} could not save all of it", relict::catalog::points::time_name(Time { sec: now_sec(), nsec: 0 }));
+        let why = format!(
+            "a repair on {} could not save all of it",
+            relict::catalog::points::time_name(Time { sec: now_sec(), nsec: 0 })
+        );
         let truth = if ranges.is_empty() {
             truth::mark(repository, point, &hurt.inodes, &why)?
         } else {

@@ -51,13 +51,18 @@ pub struct Options {
 pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let other = options.from.as_deref().map(|path| open_other(context, options, path)).transpose()?;
     if let Some(source) = options.from_source.as_deref().filter(|s| !s.is_dir()) {
-        return Err(Error::new(ErrorKind::NotFound, format!("--from-source {}: there is no such directory", text::escape_path(source)))
-            .advise("nothing was changed; name a directory below which the files have the paths that 'relict ls' shows"));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("--from-source {}: there is no such directory", text::escape_path(source)),
+        )
+        .advise("nothing was changed; name a directory below which the files have the paths that 'relict ls' shows"));
     }
     // Asked once, although the repository may have to be opened again.
     let context = &Context { password: remembered(context)?, ..context.clone() };
     if options.dry_run {
-        let plan = context.repository(CACHE_BYTES).and_then(|repository| planned(context, options, &repository, other.as_deref()));
+        let plan = context
+            .repository(CACHE_BYTES)
+            .and_then(|repository| planned(context, options, &repository, other.as_deref()));
         return match plan {
             Err(e) if index_is_lost(&e, context) => announce_rebuild(context, &e),
             plan => plan.map(|plan| {
@@ -107,7 +112,11 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
 
 /// The password, asked for once.
 fn remembered(context: &Context) -> Result<PasswordSource> {
-    if context.needs_password()? { Ok(PasswordSource::Value(context.password.read()?)) } else { Ok(context.password.clone()) }
+    if context.needs_password()? {
+        Ok(PasswordSource::Value(context.password.read()?))
+    } else {
+        Ok(context.password.clone())
+    }
 }
 
 /// A rebuild leaves damaged packages out of the index; what it did take in may still be damaged.
@@ -197,13 +206,22 @@ fn finish(context: &Context, done: &Done, plan: &Plan) -> Result<Outcome> {
         if plan.is_empty() && done.stored == 0 {
             println!("{}", if done.rebuilt { "nothing else had to be repaired" } else { "nothing to repair" });
         } else {
-            println!("stored {} again, gave {} a new truth", text::counted(done.stored, "chunk"), text::counted(done.mended_points, "restore point"));
+            println!(
+                "stored {} again, gave {} a new truth",
+                text::counted(done.stored, "chunk"),
+                text::counted(done.mended_points, "restore point")
+            );
         }
-        quarantined.iter().for_each(|path| println!("the damaged package is kept as {path}; remove it when nothing of it is needed"));
-        plan.beyond().for_each(|f| println!("not mended: {}\n    {}", text::escape_lines(&f.what).trim_end(), f.remedy()));
+        quarantined
+            .iter()
+            .for_each(|path| println!("the damaged package is kept as {path}; remove it when nothing of it is needed"));
+        plan.beyond()
+            .for_each(|f| println!("not mended: {}\n    {}", text::escape_lines(&f.what).trim_end(), f.remedy()));
     }
     let lost = !plan.files.is_empty() || !plan.dropped.is_empty();
-    let known = |f: &Finding| f.kind == Kind::KnownLoss && (f.chunks.is_empty() || f.chunks.iter().any(|id| !plan.origins.contains_key(id)));
+    let known = |f: &Finding| {
+        f.kind == Kind::KnownLoss && (f.chunks.is_empty() || f.chunks.iter().any(|id| !plan.origins.contains_key(id)))
+    };
     let still_lost = plan.report.findings.iter().any(known);
     Ok(if lost || beyond > 0 || still_lost { Outcome::Partial } else { Outcome::Complete })
 }

@@ -3,7 +3,9 @@
 
 use super::salvage::{Inventory, inventory};
 use super::sources::{Origin, Origins, in_repository, in_source};
-use crate::check::{Finding, all_records, describe_range, Kind, Report, Request, Selection, Severity, Totals, check, label};
+use crate::check::{
+    Finding, Kind, Report, Request, Selection, Severity, Totals, all_records, check, describe_range, label,
+};
 use relict::Result;
 use relict::catalog::points::Points;
 use relict::cli::text;
@@ -46,10 +48,20 @@ pub struct Plan {
 
 impl Plan {
     /// Checks all of it and looks for what is lost. Writes nothing.
-    pub fn make(repository: &Repository, sources: &Sources<'_>, totals: &Arc<Totals>, stop: &AtomicBool) -> Result<Self> {
+    pub fn make(
+        repository: &Repository,
+        sources: &Sources<'_>,
+        totals: &Arc<Totals>,
+        stop: &AtomicBool,
+    ) -> Result<Self> {
         let report = check(repository, Request { content: Selection::All, max_duration: None }, totals, stop)?;
         let damaged: HashSet<_> = report.damaged.iter().collect();
-        let packages = repository.index().packages()?.into_iter().filter(|p| p.sealed && damaged.contains(&p.id)).collect::<Vec<_>>();
+        let packages = repository
+            .index()
+            .packages()?
+            .into_iter()
+            .filter(|p| p.sealed && damaged.contains(&p.id))
+            .collect::<Vec<_>>();
         let inventory = inventory(repository, &packages)?;
         let mut wanted: HashSet<ChunkId> = inventory.lost.keys().copied().collect();
         wanted.extend(report.findings.iter().filter(|f| loses(f.kind)).flat_map(|f| f.chunks.iter().copied()));
@@ -73,7 +85,11 @@ impl Plan {
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.packages.is_empty() && self.origins.is_empty() && self.dropped.is_empty() && !self.rebuild && self.files.is_empty()
+        self.packages.is_empty()
+            && self.origins.is_empty()
+            && self.dropped.is_empty()
+            && !self.rebuild
+            && self.files.is_empty()
     }
 
     fn name_files(&mut self, repository: &Repository, points: &[PointRecord]) -> Result<()> {
@@ -83,10 +99,13 @@ impl Plan {
             let hurt = super::truth::hurt(repository, point, &gone)?;
             let ranges = self.lost_ranges(&point.id);
             let touched = hurt.names.inodes().filter(|ino| ranges.iter().any(|r| r.touches(*ino)));
-            let mut paths: Vec<String> = hurt.inodes.iter().copied().chain(touched).map(|ino| hurt.names.path(ino)).collect();
+            let mut paths: Vec<String> =
+                hurt.inodes.iter().copied().chain(touched).map(|ino| hurt.names.path(ino)).collect();
             paths.sort();
             paths.dedup();
-            paths.extend(ranges.iter().map(|r| format!("names and attributes of {}", describe_range(&r.from, r.to.as_deref()))));
+            paths.extend(
+                ranges.iter().map(|r| format!("names and attributes of {}", describe_range(&r.from, r.to.as_deref()))),
+            );
             if !paths.is_empty() || !ranges.is_empty() {
                 files.insert(label(point), paths);
             }
@@ -108,7 +127,10 @@ impl Plan {
             out.push(format!("put package {} aside in quarantine/ ({})", info.id, text::size(info.bytes)));
         }
         if !self.inventory.readable.is_empty() {
-            out.push(format!("store {} of them again: they can still be read", text::counted(self.inventory.readable.len() as u64, "chunk")));
+            out.push(format!(
+                "store {} of them again: they can still be read",
+                text::counted(self.inventory.readable.len() as u64, "chunk")
+            ));
         }
         let from = |wanted: fn(&Origin) -> bool| self.origins.values().filter(|o| wanted(o)).count() as u64;
         let places = [
@@ -126,7 +148,10 @@ impl Plan {
             out.push(format!("take restore point {id} out of the catalogue: its record is lost"));
         }
         for (point, paths) in &self.files {
-            out.push(format!("lost in {point}: {}; the others stay as they are", text::counted(paths.len() as u64, "item")));
+            out.push(format!(
+                "lost in {point}: {}; the others stay as they are",
+                text::counted(paths.len() as u64, "item")
+            ));
             out.extend(paths.iter().take(crate::check::AFFECTED_SHOWN).map(|path| format!("    {path}")));
             if paths.len() > crate::check::AFFECTED_SHOWN {
                 out.push(format!("    and {} more (--json names all)", paths.len() - crate::check::AFFECTED_SHOWN));
@@ -151,13 +176,25 @@ impl Plan {
 
     /// Problems that no repair of this kind mends.
     pub fn beyond(&self) -> impl Iterator<Item = &Finding> {
-        self.report.findings.iter().filter(|f| f.kind.severity() == Severity::Problem && matches!(f.kind, Kind::KeySlot | Kind::Tree))
+        self.report
+            .findings
+            .iter()
+            .filter(|f| f.kind.severity() == Severity::Problem && matches!(f.kind, Kind::KeySlot | Kind::Tree))
     }
 }
 
 /// Whether the chunks of such a finding are lost rather than misplaced.
 const fn loses(kind: Kind) -> bool {
-    matches!(kind, Kind::Package | Kind::PackageMissing | Kind::Segment | Kind::Chunk | Kind::ChunkMissing | Kind::KnownLoss | Kind::Node)
+    matches!(
+        kind,
+        Kind::Package
+            | Kind::PackageMissing
+            | Kind::Segment
+            | Kind::Chunk
+            | Kind::ChunkMissing
+            | Kind::KnownLoss
+            | Kind::Node
+    )
 }
 
 fn search(

@@ -135,7 +135,8 @@ pub fn save(repository: &Repository, readable: &[(Location, ChunkId)], to: &mut 
             last = Some((place, repository.read_segment(at)?));
         }
         let Some((_, segment)) = &last else { continue };
-        let bytes = slice(segment, at).ok_or_else(|| Error::damaged(format!("chunk {id} changed while it was being repaired")))?;
+        let bytes = slice(segment, at)
+            .ok_or_else(|| Error::damaged(format!("chunk {id} changed while it was being repaired")))?;
         to.store(segment.header().kind, id, bytes)?;
     }
     Ok(())

@@ -5,11 +5,11 @@
 
 use super::salvage::slice;
 use crate::check::Names;
+use relict::Result;
 use relict::catalog::tree::range;
 use relict::ingest::chunker::{Chunker, Piece, Splitter};
 use relict::os::Dir;
 use relict::store::{Keys, Location, Repository};
-use relict::Result;
 use repo_format::{ChunkId, Dirent, Extent, Key, PackageKind, PointRecord};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -47,7 +47,8 @@ pub fn in_repository(own: &Keys, other: &Repository, wanted: &HashSet<ChunkId>, 
         return Ok(out);
     }
     // Tree nodes name chunks by the other key, so only content can be the same.
-    let data: HashSet<u32> = other.index().packages()?.into_iter().filter(|p| p.kind == PackageKind::Data).map(|p| p.number).collect();
+    let data: HashSet<u32> =
+        other.index().packages()?.into_iter().filter(|p| p.kind == PackageKind::Data).map(|p| p.number).collect();
     let mut segments: Vec<Location> = other.index().chunks_in(&data)?.into_iter().map(|(at, _)| at).collect();
     segments.dedup_by_key(|at| (at.package, at.offset));
     for at in segments {
@@ -58,7 +59,8 @@ pub fn in_repository(own: &Keys, other: &Repository, wanted: &HashSet<ChunkId>, 
         let Ok(segment) = other.read_segment(&at) else { continue };
         for (skip, row) in segment.rows() {
             let place = Location { skip, len: row.raw_bytes, ..at };
-            if let Some(id) = slice(&segment, &place).map(|bytes| own.chunk_id(bytes)).filter(|id| wanted.contains(id)) {
+            if let Some(id) = slice(&segment, &place).map(|bytes| own.chunk_id(bytes)).filter(|id| wanted.contains(id))
+            {
                 out.entry(id).or_insert(Origin::Other(place));
             }
         }
@@ -67,7 +69,13 @@ pub fn in_repository(own: &Keys, other: &Repository, wanted: &HashSet<ChunkId>, 
 }
 
 /// Looks for `wanted` in the files of a directory that have the paths of the files that lost them.
-pub fn in_source(repository: &Repository, points: &[PointRecord], root: &Path, wanted: &HashSet<ChunkId>, stop: &AtomicBool) -> Result<Origins> {
+pub fn in_source(
+    repository: &Repository,
+    points: &[PointRecord],
+    root: &Path,
+    wanted: &HashSet<ChunkId>,
+    stop: &AtomicBool,
+) -> Result<Origins> {
     let mut out = Origins::new();
     let mut tried: HashSet<PathBuf> = HashSet::new();
     for point in points.iter().rev() {
@@ -145,21 +153,39 @@ fn full_path(root: &Path, names: &[Vec<u8>]) -> Arc<PathBuf> {
 }
 
 /// Takes chunks from the very offsets where they stood.
-fn search_file(keys: &Keys, file: &File, root: &Path, names: &[Vec<u8>], extents: &[(u64, Extent)], wanted: &HashSet<ChunkId>, out: &mut Origins) {
+fn search_file(
+    keys: &Keys,
+    file: &File,
+    root: &Path,
+    names: &[Vec<u8>],
+    extents: &[(u64, Extent)],
+    wanted: &HashSet<ChunkId>,
+    out: &mut Origins,
+) {
     let path = full_path(root, names);
     for (offset, extent) in extents {
         let Some(start) = offset.checked_sub(u64::from(extent.skip)) else { continue };
         let len = extent.skip.saturating_add(extent.len);
         let mut bytes = vec![0; len as usize];
         let read = relict::os::pread_exact_or_short(file, &mut bytes, start);
-        if read.is_ok_and(|n| n == bytes.len()) && keys.chunk_id(&bytes) == extent.chunk && wanted.contains(&extent.chunk) {
+        if read.is_ok_and(|n| n == bytes.len())
+            && keys.chunk_id(&bytes) == extent.chunk
+            && wanted.contains(&extent.chunk)
+        {
             out.entry(extent.chunk).or_insert(Origin::File(Arc::clone(&path), start, len));
         }
     }
 }
 
 /// Cuts the whole file as a backup does, for content that moved in it.
-fn cut_again(repository: &Repository, file: &File, root: &Path, names: &[Vec<u8>], wanted: &HashSet<ChunkId>, out: &mut Origins) {
+fn cut_again(
+    repository: &Repository,
+    file: &File,
+    root: &Path,
+    names: &[Vec<u8>],
+    wanted: &HashSet<ChunkId>,
+    out: &mut Origins,
+) {
     let path = full_path(root, names);
     let mut splitter = Splitter::new(Chunker::new(repository.header().chunk_bytes));
     let (mut window, mut start, mut last) = (Vec::new(), 0_usize, false);
@@ -181,7 +207,11 @@ fn cut_again(repository: &Repository, file: &File, root: &Path, names: &[Vec<u8>
                 start = 0;
                 let (known, more) = (window.len(), WINDOW_BYTES);
                 window.resize(known + more, 0);
-                let read = relict::os::pread_exact_or_short(file, window.get_mut(known..).unwrap_or_default(), at + known as u64);
+                let read = relict::os::pread_exact_or_short(
+                    file,
+                    window.get_mut(known..).unwrap_or_default(),
+                    at + known as u64,
+                );
                 let Ok(read) = read else { return };
                 window.truncate(known + read);
                 last = read < more;

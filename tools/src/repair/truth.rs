@@ -6,7 +6,9 @@ use relict::Result;
 use relict::catalog::edits::{DEFAULT_LIMIT_BYTES, EditSet};
 use relict::catalog::tree::{Edit, Lost, NodeVisitor, get, walk_nodes};
 use relict::store::{NodeRef, Repository};
-use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, MAX_CHUNK_BYTES, PointRecord, ROOT_INO, TREE_INO, Time};
+use repo_format::{
+    ChunkId, Dirent, Extent, FileKind, Inode, Key, MAX_CHUNK_BYTES, PointRecord, ROOT_INO, TREE_INO, Time,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The id that names no chunk: content that is lost together with its extents.
@@ -47,8 +49,19 @@ fn put_mark(edits: &mut EditSet, ino: u64, inode: Inode, why: &str) -> Result<()
 }
 
 /// The new tree of a point that lost tree nodes, out of all entries that can still be read.
-pub fn rescue(repository: &Repository, point: &PointRecord, ranges: &[LostRange], hurt: &BTreeSet<u64>, why: &str) -> Result<Truth> {
-    let mut rest = Rest { edits: EditSet::new(DEFAULT_LIMIT_BYTES), inodes: HashMap::new(), names: HashMap::new(), contents: BTreeMap::new() };
+pub fn rescue(
+    repository: &Repository,
+    point: &PointRecord,
+    ranges: &[LostRange],
+    hurt: &BTreeSet<u64>,
+    why: &str,
+) -> Result<Truth> {
+    let mut rest = Rest {
+        edits: EditSet::new(DEFAULT_LIMIT_BYTES),
+        inodes: HashMap::new(),
+        names: HashMap::new(),
+        contents: BTreeMap::new(),
+    };
     walk_nodes(repository, &point.root, &mut rest)?;
     Rescue { rest, ranges, why, marks: hurt.clone(), next_ino: point.next_ino }.run()
 }
@@ -158,10 +171,12 @@ impl Rescue<'_> {
             FileKind::Symlink if !content.target => {
                 // A link without its target can only be a file that cannot be read.
                 inode = Inode { mode: inode.mode & !S_IFMT | S_IFREG, size: 1, data_bytes: 0, ..inode };
-                self.fill(ino, &mut inode, &content)?;
+                self.fill(ino, &mut inode, &content, true)?;
             }
-            FileKind::File if headless => self.fill(ino, &mut inode, &content)?,
-            FileKind::File if self.touched(ino) && covered(&content) != inode.data_bytes => self.fill(ino, &mut inode, &content)?,
+            FileKind::File if headless => self.fill(ino, &mut inode, &content, true)?,
+            FileKind::File if self.touched(ino) && covered(&content) != inode.data_bytes => {
+                self.fill(ino, &mut inode, &content, false)?
+            }
             _ if headless || (inode.kind() == FileKind::Dir && self.touched(ino)) => {
                 self.marks.insert(ino);
             }
@@ -178,13 +193,17 @@ impl Rescue<'_> {
     }
 
     /// Covers with lost extents what may have been data in the lost ranges, so that it reads as an error and not as zeros.
-    fn fill(&mut self, ino: u64, inode: &mut Inode, content: &Content) -> Result<()> {
+    fn fill(&mut self, ino: u64, inode: &mut Inode, content: &Content, all: bool) -> Result<()> {
+        // Without attributes nobody knows the length: whatever no extent covers is lost, and so is a byte behind the last one.
+        let known = self.ranges.iter().filter_map(|range| lost_offsets(range, ino));
+        let lost: Vec<(u64, u64)> = if all { vec![(0, u64::MAX)] } else { known.collect() };
         let mut data = covered(content);
         let mut at = 0;
-        let ends = content.extents.iter().map(|(from, len)| (*from, from + u64::from(*len))).chain([(inode.size, inode.size)]);
+        let ends =
+            content.extents.iter().map(|(from, len)| (*from, from + u64::from(*len))).chain([(inode.size, inode.size)]);
         for (from, end) in ends {
-            for (lost_from, lost_to) in self.ranges.iter().filter_map(|range| lost_offsets(range, ino)) {
-                let (start, stop) = (at.max(lost_from), from.min(lost_to).min(inode.size));
+            for (lost_from, lost_to) in &lost {
+                let (start, stop) = (at.max(*lost_from), from.min(*lost_to).min(inode.size));
                 data += self.put_lost(ino, start, stop)?;
             }
             at = at.max(end);
@@ -207,14 +226,23 @@ impl Rescue<'_> {
 
     /// What lost its name goes to /lost+found, under its number.
     fn name_orphans(&mut self) -> Result<()> {
-        let orphans: Vec<u64> = self.rest.inodes.keys().copied().filter(|ino| *ino != ROOT_INO && !self.rest.names.contains_key(ino)).collect();
+        let orphans: Vec<u64> = self
+            .rest
+            .inodes
+            .keys()
+            .copied()
+            .filter(|ino| *ino != ROOT_INO && !self.rest.names.contains_key(ino))
+            .collect();
         if orphans.is_empty() {
             return Ok(());
         }
         let place = self.next_ino;
         self.next_ino += 1;
-        let taken = |name: &[u8]| self.rest.names.values().flatten().any(|(parent, n, _)| *parent == ROOT_INO && n == name);
-        let name = (0..).map(|n: u32| if n == 0 { b"lost+found".to_vec() } else { format!("lost+found.{n}").into_bytes() }).find(|n| !taken(n));
+        let taken =
+            |name: &[u8]| self.rest.names.values().flatten().any(|(parent, n, _)| *parent == ROOT_INO && n == name);
+        let name = (0..)
+            .map(|n: u32| if n == 0 { b"lost+found".to_vec() } else { format!("lost+found.{n}").into_bytes() })
+            .find(|n| !taken(n));
         self.rest.inodes.insert(place, Inode { mode: S_IFDIR | 0o700, ..unknown(true, &Content::default()) });
         self.rest.names.insert(place, vec![(ROOT_INO, name.unwrap_or_default(), FileKind::Dir)]);
         for ino in orphans {
@@ -230,7 +258,9 @@ impl Rescue<'_> {
         for (ino, names) in &self.rest.names {
             let kind = self.rest.inodes.get(ino).map_or(FileKind::File, Inode::kind);
             for (parent, name, _) in names {
-                self.rest.edits.push(Key::Dirent(*parent, name).encode(), Edit::Put(Dirent { ino: *ino, kind }.encode()))?;
+                self.rest
+                    .edits
+                    .push(Key::Dirent(*parent, name).encode(), Edit::Put(Dirent { ino: *ino, kind }.encode()))?;
                 *subdirs.entry(*parent).or_default() += u32::from(kind == FileKind::Dir);
             }
         }

@@ -61,7 +61,13 @@ pub fn run(context: &Context, _: &Options) -> Result<Outcome> {
     }
     let incomplete: Vec<_> = stats.points.iter().filter(|(.., lost)| *lost > 0).collect();
     if !context.json {
-        incomplete.iter().for_each(|(p, _, lost)| println!("{}: {} cannot be read, so its figures are too small; 'relict-maint check' says more", label(p), text::counted(*lost, "tree node")));
+        incomplete.iter().for_each(|(p, _, lost)| {
+            println!(
+                "{}: {} cannot be read, so its figures are too small; 'relict-maint check' says more",
+                label(p),
+                text::counted(*lost, "tree node")
+            )
+        });
     }
     Ok(if incomplete.is_empty() { Outcome::Complete } else { Outcome::Partial })
 }
@@ -95,7 +101,13 @@ fn count(repository: &Repository) -> Result<Stats> {
     }
     let (content, metadata, package_bytes) = kinds(repository, &table)?;
     let with_share = points.all().iter().cloned().zip(shares).zip(lost).map(|((p, s), l)| (p, s, l));
-    let hidden = repository.index().states()?.into_iter().filter(|(_, state)| state.hidden.is_some()).map(|(id, _)| id).collect();
+    let hidden = repository
+        .index()
+        .states()?
+        .into_iter()
+        .filter(|(_, state)| state.hidden.is_some())
+        .map(|(id, _)| id)
+        .collect();
     Ok(Stats { hidden, content, metadata, package_bytes, points: with_share.collect(), sources, unused })
 }
 
@@ -130,12 +142,34 @@ fn ratio(a: u64, b: u64) -> String {
 fn show_text(stats: &Stats) {
     let raw: u64 = stats.points.iter().map(|(p, ..)| p.counts.bytes).sum();
     println!("{} of files in {}", text::size(raw), text::counted(stats.points.len() as u64, "restore point"));
-    println!("{} after deduplication ({} to 1)", text::size(stats.content.raw_bytes), ratio(raw, stats.content.raw_bytes));
-    println!("{} stored in {} ({} to 1 in all)", text::size(stats.package_bytes), text::counted(stats.content.packages + stats.metadata.packages, "package"), ratio(raw, stats.package_bytes));
-    println!("{} of it in {} that no restore point needs", text::size(stats.unused.stored_bytes), text::counted(stats.unused.chunks, "chunk"));
+    println!(
+        "{} after deduplication ({} to 1)",
+        text::size(stats.content.raw_bytes),
+        ratio(raw, stats.content.raw_bytes)
+    );
+    println!(
+        "{} stored in {} ({} to 1 in all)",
+        text::size(stats.package_bytes),
+        text::counted(stats.content.packages + stats.metadata.packages, "package"),
+        ratio(raw, stats.package_bytes)
+    );
+    println!(
+        "{} of it in {} that no restore point needs",
+        text::size(stats.unused.stored_bytes),
+        text::counted(stats.unused.chunks, "chunk")
+    );
     println!();
     let right = [false, true, true, true, true, true];
-    let kind = |name: &str, f: &KindFigures| vec![name.to_owned(), text::count(f.chunks), text::count(f.segments), text::size(f.raw_bytes), text::size(f.stored_bytes), ratio(f.raw_bytes, f.stored_bytes)];
+    let kind = |name: &str, f: &KindFigures| {
+        vec![
+            name.to_owned(),
+            text::count(f.chunks),
+            text::count(f.segments),
+            text::size(f.raw_bytes),
+            text::size(f.stored_bytes),
+            ratio(f.raw_bytes, f.stored_bytes),
+        ]
+    };
     let rows = [kind("content", &stats.content), kind("metadata", &stats.metadata)];
     print!("{}", text::table(&["kind", "chunks", "segments", "raw", "stored", "compression"], &right, &rows));
     println!();
@@ -144,7 +178,9 @@ fn show_text(stats: &Stats) {
     println!();
     let rows: Vec<Vec<String>> = stats.points.iter().map(|row| point_row(row, &stats.hidden)).collect();
     print!("{}", text::table(&["point", "raw", "its own", "stored", "whole segments"], &right, &rows));
-    println!("\n'its own' is what nothing else needs: forgetting and pruning that point or source frees its stored bytes;");
+    println!(
+        "\n'its own' is what nothing else needs: forgetting and pruning that point or source frees its stored bytes;"
+    );
     println!("'whole segments' is the part of it that is freed without writing anything");
 }
 
@@ -161,7 +197,13 @@ fn source_row(((host, source), figures): (&(Vec<u8>, Vec<u8>), &SourceFigures)) 
 fn point_row((point, share, _): &(PointRecord, Share, u64), hidden: &HashSet<PointId>) -> Vec<String> {
     let forgotten = if hidden.contains(&point.id) { " (forgotten)" } else { "" };
     vec![
-        format!("{} {} {}:{}{forgotten}", short_id(point), time_name(point.time), printable(&point.host), printable(&point.source)),
+        format!(
+            "{} {} {}:{}{forgotten}",
+            short_id(point),
+            time_name(point.time),
+            printable(&point.host),
+            printable(&point.source)
+        ),
         text::size(point.counts.bytes),
         text::size(share.raw_bytes),
         text::size(share.stored_bytes),

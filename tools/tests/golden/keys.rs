@@ -25,7 +25,8 @@ fn opens(made: &Made, password: &str) -> bool {
 
 fn slots(made: &Made) -> Vec<String> {
     let out = with(made, "none is needed", None, &["keys", "list", "--json"]);
-    let name = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["slot"].as_str().unwrap().to_owned();
+    let name =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["slot"].as_str().unwrap().to_owned();
     String::from_utf8_lossy(&out.stdout).lines().map(name).collect()
 }
 
@@ -66,7 +67,8 @@ fn a_key_file_opens_and_is_never_overwritten() {
     let file = made.dir.path().join("key");
     let path = file.to_str().unwrap();
     done(&with(&made, "secret", None, &["keys", "add", "--new-key-file", path]));
-    let out = made.command(&["check", "--quiet", "--password-file", path]).env_remove("RELICT_PASSWORD").output().unwrap();
+    let out =
+        made.command(&["check", "--quiet", "--password-file", path]).env_remove("RELICT_PASSWORD").output().unwrap();
     done(&out);
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
@@ -83,7 +85,11 @@ fn access_comes_back_from_the_sheet_alone() {
     done(&sheet);
     let file = made.dir.path().join("typed");
     // As somebody types it: the numbered lines, without the rest.
-    let typed: Vec<String> = String::from_utf8_lossy(&sheet.stdout).lines().filter(|l| l.trim_start().starts_with(|c: char| c.is_ascii_digit())).map(str::to_uppercase).collect();
+    let typed: Vec<String> = String::from_utf8_lossy(&sheet.stdout)
+        .lines()
+        .filter(|l| l.trim_start().starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_uppercase)
+        .collect();
     assert!(typed.len() > 5);
     std::fs::write(&file, typed.join("\n")).unwrap();
     for entry in std::fs::read_dir(made.repo().join("keys")).unwrap() {
@@ -134,7 +140,12 @@ fn a_repository_without_encryption_has_no_keys() {
 fn a_change_that_is_killed_leaves_a_password_that_works() {
     for round in 0..10_u64 {
         let made = encrypted();
-        let mut child = made.command(&["keys", "change"]).env("RELICT_NEW_PASSWORD", "new").stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = made
+            .command(&["keys", "change"])
+            .env("RELICT_NEW_PASSWORD", "new")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(std::time::Duration::from_millis(round * 3));
         let _ = child.kill();
         child.wait().unwrap();

@@ -1,9 +1,10 @@
 //! A repository made from a fixed seed: the same chunks, trees and records every time; only package ids are drawn anew.
 
-use relict::catalog::tree::{Edit, apply, range};
-use relict::store::{CreateOptions, OpenOptions, Repository, Writer, create};
+use relict::catalog::tree::{Edit, WriteNodes, apply, range};
+use relict::store::{CreateOptions, NodePacker, OpenOptions, Repository, Writer, create};
 use repo_format::{
-    ChunkId, Counts, Dirent, Extent, FileKind, Inode, KdfParams, Key, PackageKind, PointId, PointRecord, ROOT_INO, SegmentKind, SourceKind, Time,
+    ChunkId, Counts, Dirent, Extent, FileKind, Inode, KdfParams, Key, PackageKind, PointId, PointRecord, ROOT_INO,
+    SegmentKind, SourceKind, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -71,7 +72,8 @@ impl Made {
     pub fn with(encrypt: bool, chunk_bytes: [u32; 3]) -> Self {
         let mut made = Self { dir: tempfile::tempdir().unwrap(), points: Vec::new(), inodes: BTreeMap::new() };
         let kdf = KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
-        create(&made.repo(), &mut unlock, &CreateOptions { encrypt, kdf, chunk_bytes, ..CreateOptions::default() }).unwrap();
+        create(&made.repo(), &mut unlock, &CreateOptions { encrypt, kdf, chunk_bytes, ..CreateOptions::default() })
+            .unwrap();
         for (number, files) in states().into_iter().enumerate() {
             made.add(files, |_, bytes| version(bytes));
             if number == 1 {
@@ -135,7 +137,7 @@ impl Made {
                     (Some(want), Some((Some(got), _))) if want == got => Verdict::Right,
                     (_, Some((None, marked))) => Verdict::Error { marked: *marked },
                     (Some(_), None) => Verdict::Nameless,
-                    (None, Some((Some(_), _))) => Verdict::Found,
+                    (None, Some((Some(got), _))) if self.points[number].values().any(|want| want == got) => Verdict::Found,
                     _ => Verdict::Wrong,
                 };
                 out.push(Reading { point: number + 1, path: path.clone(), verdict });
@@ -154,7 +156,7 @@ pub enum Verdict {
     Error { marked: bool },
     /// Its name is gone.
     Nameless,
-    /// Readable, under another name than it had.
+    /// As one of the files was backed up, under another name than it had.
     Found,
     /// Other bytes than were backed up, without an error: what must never be.
     Wrong,
@@ -186,9 +188,14 @@ fn read_point(repository: &Repository, record: &PointRecord) -> BTreeMap<String,
                 }
             }
             Key::Dirent(parent, name) => {
-                names.insert(Dirent::decode(entry.value()).unwrap().ino, (parent, String::from_utf8(name.to_vec()).unwrap()));
+                names.insert(
+                    Dirent::decode(entry.value()).unwrap().ino,
+                    (parent, String::from_utf8(name.to_vec()).unwrap()),
+                );
             }
-            Key::Extent(ino, offset) => files.get_mut(&ino).unwrap().2.push((offset, Extent::decode(entry.value()).unwrap())),
+            Key::Extent(ino, offset) => {
+                files.get_mut(&ino).unwrap().2.push((offset, Extent::decode(entry.value()).unwrap()))
+            }
             _ => {}
         }
     }
@@ -272,9 +279,9 @@ fn add_point(
         }
     }
     batch.flush();
-    let mut nodes = writer.node_writer();
-    let root = apply(&**writer.repository(), None, entries.into_iter().map(|(k, v)| Ok((k, Edit::Put(v)))), &mut nodes).unwrap();
-    nodes.flush().unwrap();
+    let mut nodes = Alone(writer.node_writer());
+    let root = apply(&**writer.repository(), None, entries.into_iter().map(|(k, v)| Ok((k, Edit::Put(v)))), &mut nodes)
+        .unwrap();
     let parent = (number > 1).then(|| PointId([number - 1; 16]));
     writer.seal(&record(writer, number, root, parent, inodes.len() as u64 + 2)).unwrap();
 }
@@ -299,6 +306,17 @@ fn record(writer: &Writer, number: u8, root: ChunkId, parent: Option<PointId>, n
         notes: Vec::new(),
         program: b"golden".to_vec(),
         extra: Vec::new(),
+    }
+}
+
+/// Puts every node into a segment of its own, so that one can be lost alone.
+struct Alone<'a>(NodePacker<'a>);
+
+impl WriteNodes for Alone<'_> {
+    fn write_node(&mut self, bytes: Vec<u8>) -> relict::Result<ChunkId> {
+        let id = self.0.write_node(&bytes)?;
+        self.0.flush()?;
+        Ok(id)
     }
 }
 

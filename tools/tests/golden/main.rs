@@ -45,7 +45,13 @@ fn ordered(text: &str) -> String {
 fn readings(made: &Made) -> String {
     let mut out: BTreeMap<(usize, Verdict), Vec<String>> = BTreeMap::new();
     for reading in made.read_every_file() {
-        assert_ne!(reading.verdict, Verdict::Wrong, "{} in point {} reads as something it was not", reading.path, reading.point);
+        assert_ne!(
+            reading.verdict,
+            Verdict::Wrong,
+            "{} in point {} reads as something it was not",
+            reading.path,
+            reading.point
+        );
         out.entry((reading.point, reading.verdict)).or_default().push(reading.path);
     }
     let line = |((point, verdict), paths): (&(usize, Verdict), &Vec<String>)| match verdict {
@@ -67,7 +73,9 @@ fn case(name: &str, damage: impl FnOnce(&Made, &[(PackageKind, PathBuf)])) {
     assert!(matches!(again.status.code(), Some(0 | 3)), "{name}: after the repair: {}", text(&again));
     let second = made.maint(&["repair", "--yes", "--quiet"]);
     assert!(matches!(second.status.code(), Some(0 | 3)), "{name}: a second repair: {}", text(&second));
-    let known = |output: &Output| ordered(&redacted(&made, &[packages.clone(), new_packages(&made, &packages)].concat(), &text(output)));
+    let known = |output: &Output| {
+        ordered(&redacted(&made, &[packages.clone(), new_packages(&made, &packages)].concat(), &text(output)))
+    };
     let report = format!(
         "check: exit {:?}\n{}\nplan: exit {:?}\n\nrepair: exit {:?}\n{}\ncheck again: exit {:?}\n{}\nfiles:\n{}",
         check.status.code().unwrap(),
@@ -120,7 +128,9 @@ fn missing_metadata_package() {
 
 #[test]
 fn truncated_package() {
-    case("truncated_package", |_, packages| change(nth(packages, PackageKind::Data, 0), |bytes| bytes.truncate(bytes.len() / 2)));
+    case("truncated_package", |_, packages| {
+        change(nth(packages, PackageKind::Data, 0), |bytes| bytes.truncate(bytes.len() / 2))
+    });
 }
 
 #[test]
@@ -196,6 +206,49 @@ fn a_package_and_the_index_at_once() {
     });
 }
 
+/// One tree node after the other is lost. Files whose entries stood elsewhere read as before, under their own names or, where
+/// those are lost, in /lost+found; and what the repair writes is a tree that check has nothing to say against.
+#[test]
+fn any_tree_node_may_be_lost() {
+    let segments = {
+        let made = Made::new();
+        let path = nth(&made.packages(), PackageKind::Meta, 0).clone();
+        offsets(&made, &path)
+    };
+    assert!(segments.len() > 6, "{segments:?}");
+    // The last segment is the record; before it comes the root.
+    for (number, offset) in segments.iter().enumerate().take(segments.len() - 1) {
+        let made = Made::new();
+        flip(nth(&made.packages(), PackageKind::Meta, 0), |_| offset + 64 + 36 + 5);
+        let repair = made.maint(&["repair", "--yes"]);
+        assert_eq!(repair.status.code(), Some(3), "node {number}: {}", text(&repair));
+        let check = made.maint(&["check", "--read-data"]);
+        assert!(matches!(check.status.code(), Some(0 | 3)), "node {number}: {}", text(&check));
+        let readings = made.read_every_file();
+        let count = |verdict: fn(&Verdict) -> bool| readings.iter().filter(|r| r.point == 1 && verdict(&r.verdict)).count();
+        assert_eq!(count(|v| *v == Verdict::Wrong), 0, "node {number}");
+        let (right, found) = (count(|v| *v == Verdict::Right), count(|v| *v == Verdict::Found));
+        let (errors, nameless) = (count(|v| matches!(v, Verdict::Error { .. })), count(|v| *v == Verdict::Nameless));
+        assert_eq!(count(|v| matches!(v, Verdict::Error { marked: false })), 0, "node {number}: an error without a mark");
+        if number + 2 < segments.len() {
+            // A leaf: most of the point is as it was. What lost its name is found, or is an error under its number.
+            assert!(right + found > 100, "node {number}: {right} right, {found} found, {errors} errors, {nameless} nameless");
+            assert!(nameless <= found + errors, "node {number}: {right} right, {found} found, {errors} errors, {nameless} nameless");
+        }
+        let again = made.maint(&["repair", "--yes", "--quiet"]);
+        assert!(matches!(again.status.code(), Some(0 | 3)), "node {number}: {}", text(&again));
+        assert!(made.read_every_file().iter().map(|r| r.verdict).eq(readings.iter().map(|r| r.verdict)), "a second repair changes nothing");
+    }
+}
+
+/// Offsets of the segments of a package.
+fn offsets(made: &Made, path: &std::path::Path) -> Vec<usize> {
+    let id = path.file_stem().unwrap().to_str().unwrap();
+    let dump = made.maint(&["dump", "package", id, "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&dump.stdout).unwrap();
+    json["segments"].as_array().unwrap().iter().map(|s| s["offset"].as_u64().unwrap() as usize).collect()
+}
+
 /// The damage of the tests that heal: content, a tree node, and a whole package.
 fn hurt(made: &Made) {
     let packages = made.packages();
@@ -257,7 +310,12 @@ fn the_source_heals_the_content_that_it_still_has() {
     std::fs::write(made.dir.path().join("elsewhere"), &made.points[1]["docs/new"]).unwrap();
     let repair = made.maint(&["repair", "--yes", "--from-source", source.to_str().unwrap()]);
     assert_eq!(repair.status.code(), Some(3), "{}", text(&repair));
-    let not_right: Vec<String> = made.read_every_file().iter().filter(|r| r.verdict != Verdict::Right).map(|r| format!("{} {}", r.point, r.path)).collect();
+    let not_right: Vec<String> = made
+        .read_every_file()
+        .iter()
+        .filter(|r| r.verdict != Verdict::Right)
+        .map(|r| format!("{} {}", r.point, r.path))
+        .collect();
     assert_eq!(not_right, ["2 docs/new", "3 docs/new"], "{}", text(&repair));
     // Healed later from a place that has it, the file reads again.
     std::fs::remove_file(source.join("docs/new")).unwrap();

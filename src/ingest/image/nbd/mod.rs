@@ -106,8 +106,10 @@ fn lost(error: io::Error) -> Error {
             Error::new(ErrorKind::Io, "the NBD server is silent; an answer was due for too long")
                 .advise("look what the server does; nothing was sealed, and running again finds what is stored")
         }
-        io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Io, "the NBD server ended the connection")
-            .advise("look what it says: QEMU does that when it cannot read its own disk"),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            Error::new(ErrorKind::Io, "the NBD server ended the connection")
+                .advise("look what it says: QEMU does that when it cannot read its own disk")
+        }
         _ => Error::io("talking to the NBD server", error),
     }
 }

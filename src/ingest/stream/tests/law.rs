@@ -22,7 +22,11 @@ fn full(world: &World, image: &[u8]) -> Sealed {
     world.source.lock().unwrap().insert(FILE.to_owned(), image.to_vec());
     let size = image.len() as u64;
     let file = FILE.to_owned();
-    let ops = [Op::Create(file.clone(), FileKind::File, Some(2)), Op::Truncate(file.clone(), size), Op::Changed(file, 0, size)];
+    let ops = [
+        Op::Create(file.clone(), FileKind::File, Some(2)),
+        Op::Truncate(file.clone(), size),
+        Op::Changed(file, 0, size),
+    ];
     world.ingest(None, &ops).unwrap()
 }
 

@@ -97,7 +97,8 @@ impl Model {
                     return None;
                 }
                 self.is_free(to)?;
-                let moved: Vec<String> = self.names.keys().filter(|n| *n == from || n.starts_with(&below)).cloned().collect();
+                let moved: Vec<String> =
+                    self.names.keys().filter(|n| *n == from || n.starts_with(&below)).cloned().collect();
                 for name in moved {
                     let item = self.names.remove(&name)?;
                     self.names.insert(format!("{to}{}", &name[from.len()..]), item);
@@ -191,7 +192,9 @@ impl Model {
                 let parts = item.data.chunks(3000).enumerate();
                 ops.extend(parts.map(|(n, part)| Op::Write(path.clone(), n as u64 * 3000, part.to_vec())));
             }
-            ops.extend(item.xattrs.iter().map(|(name, value)| Op::Xattr(path.clone(), name.clone(), Some(value.clone()))));
+            ops.extend(
+                item.xattrs.iter().map(|(name, value)| Op::Xattr(path.clone(), name.clone(), Some(value.clone()))),
+            );
             if item.uid == 7 {
                 ops.push(Op::Mode(path.clone(), item.mode));
             }
@@ -231,7 +234,8 @@ fn path() -> impl Strategy<Value = String> {
 
 /// Offsets that meet, and miss, the borders of blocks and of each other.
 fn offset() -> impl Strategy<Value = u64> {
-    (0..24_u64, prop::sample::select(vec![0_u64, 0, 0, 1, 2, 4095, 2048, 100])).prop_map(|(block, by)| block * 4096 + by)
+    (0..24_u64, prop::sample::select(vec![0_u64, 0, 0, 1, 2, 4095, 2048, 100]))
+        .prop_map(|(block, by)| block * 4096 + by)
 }
 
 fn data() -> impl Strategy<Value = Vec<u8>> {
@@ -244,7 +248,15 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let kind = prop::sample::select(vec![FileKind::File, FileKind::File, FileKind::File, FileKind::Dir, FileKind::Dir, FileKind::Symlink, FileKind::Fifo]);
+    let kind = prop::sample::select(vec![
+        FileKind::File,
+        FileKind::File,
+        FileKind::File,
+        FileKind::Dir,
+        FileKind::Dir,
+        FileKind::Symlink,
+        FileKind::Fifo,
+    ]);
     let ino = prop::option::of(257..270_u64);
     let len = || prop_oneof![offset(), 1..60_000_u64];
     prop_oneof![
@@ -285,7 +297,7 @@ fn states() -> impl Strategy<Value = (Vec<Vec<Op>>, usize, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 64 } else { 600 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 64 } else { 250 }))]
 
     #[test]
     fn applying_gives_what_a_naive_file_system_has((states, limit_bytes, max_extents) in states()) {
@@ -320,7 +332,7 @@ proptest! {
             models.push(model.clone());
             // The law: a full stream of this state ends in the same tree.
             if !model.has_devices() {
-                let full = World::new();
+                let full = World { limit_bytes, max_extents, ..World::new() };
                 let again = full.ingest(None, &model.full(&seen)).map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
                 prop_assert_eq!(full.read_back(&again).len(), seen.len());
                 let (a, b) = (Sealed { next_ino: 0, ..again }, Sealed { next_ino: 0, ..sealed });

@@ -52,7 +52,9 @@ fn a_hundred_megabytes_in_a_tebibyte() {
     let nodes = world.nodes.len() as u64;
     // First 1,600 places behind the data; each is written as three blocks of 64 KiB whose middle one changes later.
     let place = |n: u64| (40 << 30) + n * ((TIB - (40 << 30)) / 1600) / 4096 * 4096;
-    let write = |n: u64, at: u64, bytes: usize, seed: u64| Op::Write("sda.raw".into(), place(n) + at, noise(seed * 10_000 + n, bytes));
+    let write = |n: u64, at: u64, bytes: usize, seed: u64| {
+        Op::Write("sda.raw".into(), place(n) + at, noise(seed * 10_000 + n, bytes))
+    };
     let ops: Vec<Op> = (0..1600).map(|n| write(n, 0, 3 * CHUNK as usize, 1)).collect();
     let base = world.ingest(Some(0), &ops).unwrap();
     world.reset_counts();
@@ -99,7 +101,9 @@ fn a_thousand_changes_in_a_million_files() {
             0 => vec![Op::Write(path, 0, noise(n, 5000))],
             1 => vec![Op::Unlink(path)],
             2 => vec![Op::Rename(path, format!("d{:03}/moved{n}", (d + 1) % 1000))],
-            _ => vec![Op::Create(format!("d{d:03}/new{n}"), FileKind::File, Some(3_000_000 + n)), Op::Mode(path, 0o600)],
+            _ => {
+                vec![Op::Create(format!("d{d:03}/new{n}"), FileKind::File, Some(3_000_000 + n)), Op::Mode(path, 0o600)]
+            }
         }
     };
     for (changes, most) in [(1, 12), (10, 80), (1000, 3000)] {

@@ -26,7 +26,8 @@ fn write(path: &str, offset: u64, data: &[u8]) -> Op {
 fn listing(world: &World, sealed: &Sealed) -> Vec<String> {
     let seen = world.read_back(sealed);
     let one = |(path, one): (&String, &Seen)| {
-        let content = if one.data.is_empty() { String::new() } else { format!("={}", String::from_utf8_lossy(&one.data)) };
+        let content =
+            if one.data.is_empty() { String::new() } else { format!("={}", String::from_utf8_lossy(&one.data)) };
         format!("{} {path}{content}", one.ino)
     };
     seen.iter().skip(1).map(one).collect()
@@ -40,31 +41,54 @@ fn sequences_give_the_trees_they_say() {
     let rows: Vec<Row> = vec![
         ("nothing", vec![vec![]], vec![]),
         ("the source's numbers are kept", vec![vec![file("b", 300), file("a", 258)]], vec!["258 a", "300 b"]),
-        ("a number that is taken is not given twice", vec![vec![file("a", 258), file("b", 258)]], vec!["258 a", "259 b"]),
+        (
+            "a number that is taken is not given twice",
+            vec![vec![file("a", 258), file("b", 258)]],
+            vec!["258 a", "259 b"],
+        ),
         ("a number of the root's is not taken", vec![vec![file("a", 1), file("b", 0)]], vec!["2 a", "3 b"]),
         ("nor one that is too large", vec![vec![file("a", u64::MAX), file("b", 1 << 40)]], vec!["2 a", "3 b"]),
         (
             "btrfs: an inode appears under a name of its own and moves to its place",
-            vec![vec![dir("o257-7-0", 257), rename("o257-7-0", "d"), file("o258-7-0", 258), rename("o258-7-0", "d/f"), write("d/f", 0, b"x")]],
+            vec![vec![
+                dir("o257-7-0", 257),
+                rename("o257-7-0", "d"),
+                file("o258-7-0", 258),
+                rename("o258-7-0", "d/f"),
+                write("d/f", 0, b"x"),
+            ]],
             vec!["257 d", "258 d/f=x"],
         ),
         (
             "a directory that is to go gives its number to a new file at once",
             vec![
                 vec![dir("d", 257), file("d/x", 258)],
-                vec![rename("d", "o257-5-0"), file("n", 257), Op::Unlink("o257-5-0/x".into()), Op::RemoveDir("o257-5-0".into())],
+                vec![
+                    rename("d", "o257-5-0"),
+                    file("n", 257),
+                    Op::Unlink("o257-5-0/x".into()),
+                    Op::RemoveDir("o257-5-0".into()),
+                ],
             ],
             vec!["257 n"],
         ),
         (
             "and gets a new one if it stays after all",
-            vec![vec![dir("d", 257), file("d/x", 258), dir("d/e", 259)], vec![rename("d", "o"), dir("n", 257), rename("o", "n/o")]],
+            vec![
+                vec![dir("d", 257), file("d/x", 258), dir("d/e", 259)],
+                vec![rename("d", "o"), dir("n", 257), rename("o", "n/o")],
+            ],
             vec!["257 n", "260 n/o", "259 n/o/e", "258 n/o/x"],
         ),
         (
-            "also when the new file is in it",
+            "one that was not moved keeps it",
             vec![vec![dir("d", 257)], vec![file("d/f", 257), write("d/f", 0, b"x")]],
-            vec!["258 d", "257 d/f=x"],
+            vec!["257 d", "258 d/f=x"],
+        ),
+        (
+            "a new file may be in the directory that gives it its number",
+            vec![vec![dir("d", 257)], vec![rename("d", "e"), file("e/f", 257), write("e/f", 0, b"x")]],
+            vec!["258 e", "257 e/f=x"],
         ),
         (
             "swapped by way of a third name",
@@ -78,15 +102,25 @@ fn sequences_give_the_trees_they_say() {
         ),
         (
             "a link outlives the name it was made from",
-            vec![vec![file("a", 257), write("a", 0, b"one")], vec![Op::Link("b".into(), "a".into()), Op::Unlink("a".into()), write("b", 1, b"NE")]],
+            vec![
+                vec![file("a", 257), write("a", 0, b"one")],
+                vec![Op::Link("b".into(), "a".into()), Op::Unlink("a".into()), write("b", 1, b"NE")],
+            ],
             vec!["257 b=oNE"],
         ),
         (
             "an unlinked number comes again as another file",
-            vec![vec![file("a", 257), write("a", 0, b"old")], vec![Op::Unlink("a".into()), file("a", 257), write("a", 0, b"n")]],
+            vec![
+                vec![file("a", 257), write("a", 0, b"old")],
+                vec![Op::Unlink("a".into()), file("a", 257), write("a", 0, b"n")],
+            ],
             vec!["257 a=n"],
         ),
-        ("written past the end, then cut", vec![vec![file("a", 257), write("a", 0, b"12345678"), Op::Truncate("a".into(), 5)]], vec!["257 a=12345"]),
+        (
+            "written past the end, then cut",
+            vec![vec![file("a", 257), write("a", 0, b"12345678"), Op::Truncate("a".into(), 5)]],
+            vec!["257 a=12345"],
+        ),
         (
             "a clone sees what was written before, under the name of the moment",
             vec![vec![
@@ -154,16 +188,40 @@ fn what_must_not_be_is_refused_and_changes_nothing() {
         ("write that wraps", write("f", u64::MAX, b"xx"), "2^63 - 1"),
         ("hole that wraps", Op::Zero("f".into(), u64::MAX - 1, 5, true), "2^63 - 1"),
         ("truncate too far", Op::Truncate("f".into(), u64::MAX), "2^63 - 1"),
-        ("clone of nothing", Op::Clone { to: "f".into(), offset: 0, state: None, from: "nix".into(), from_offset: 0, len: 1 }, "does not exist"),
-        ("clone of a directory", Op::Clone { to: "f".into(), offset: 0, state: None, from: "d".into(), from_offset: 0, len: 1 }, "has no content"),
-        ("clone past the end", Op::Clone { to: "f".into(), offset: 0, state: None, from: "d/f".into(), from_offset: 0, len: 1 }, "ends at byte 0"),
-        ("clone from another world", Op::Clone { to: "f".into(), offset: 0, state: Some(9), from: "f".into(), from_offset: 0, len: 1 }, "no such state"),
-        ("clone that wraps", Op::Clone { to: "f".into(), offset: 0, state: None, from: "f".into(), from_offset: u64::MAX, len: 2 }, "2^63 - 1"),
+        (
+            "clone of nothing",
+            Op::Clone { to: "f".into(), offset: 0, state: None, from: "nix".into(), from_offset: 0, len: 1 },
+            "does not exist",
+        ),
+        (
+            "clone of a directory",
+            Op::Clone { to: "f".into(), offset: 0, state: None, from: "d".into(), from_offset: 0, len: 1 },
+            "has no content",
+        ),
+        (
+            "clone past the end",
+            Op::Clone { to: "f".into(), offset: 0, state: None, from: "d/f".into(), from_offset: 0, len: 1 },
+            "ends at byte 0",
+        ),
+        (
+            "clone from another world",
+            Op::Clone { to: "f".into(), offset: 0, state: Some(9), from: "f".into(), from_offset: 0, len: 1 },
+            "no such state",
+        ),
+        (
+            "clone that wraps",
+            Op::Clone { to: "f".into(), offset: 0, state: None, from: "f".into(), from_offset: u64::MAX, len: 2 },
+            "2^63 - 1",
+        ),
         ("mode with a type", Op::Mode("f".into(), 0o100_644), "more than permissions"),
         ("empty target", Op::Target("l".into(), String::new()), "gets a target that is empty"),
         ("target of a file", Op::Target("f".into(), "x".into()), "is not a symbolic link"),
         ("attribute without a name", Op::Xattr("f".into(), String::new(), None), "whose name is empty"),
-        ("attribute that is too long", Op::Xattr("f".into(), "x".into(), Some(vec![0; 65_537])), "more than 65536 bytes"),
+        (
+            "attribute that is too long",
+            Op::Xattr("f".into(), "x".into(), Some(vec![0; 65_537])),
+            "more than 65536 bytes",
+        ),
         ("link that leads nowhere", create("n", FileKind::Symlink, 9), "leads nowhere"),
         ("content that is not in the source", Op::Changed("f".into(), 0, 10), "no f"),
     ];
