@@ -107,9 +107,8 @@ fn clones(rig: &Rig, lab: &Lab, base: &Path, random: &mut Random) {
     let other = lab.mount().join("other");
     lab.btrfs(&["subvolume", "snapshot"], &[base, &other]);
     std::fs::write(other.join("own"), random.bytes(5000)).unwrap();
-    let to = other.join("copy");
-    let copy = args(&["-a", "--reflink=always"], &[base, &to]);
-    run("cp", &copy);
+    let copy = other.join("copy");
+    run("cp", &args(&["-a", "--reflink=always"], &[base, &copy]));
     let snapshot = lab.snapshot(&other, "other-1");
     let made = one(rig, "n:v2", &args(&["--proto", "2", "-c"], &[base, &snapshot]), &[]);
     same(rig, &made.0, &snapshot);
