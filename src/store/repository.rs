@@ -234,16 +234,24 @@ impl Repository {
     /// # Errors
     /// `Damaged` when the chunk is not in the index or its segment is not what was written.
     pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
-        self.chunk_once(id).or_else(|error| {
-            // Maintenance may have moved it: the index is asked again, and only a new place is worth another look.
-            let before = self.locations.remove(id).map(|(_, at)| at).or(self.index.locate(id)?);
+        let place = self.locate(id)?;
+        let first = match place {
+            Some(at) => self.chunk_at(id, at),
+            None => Err(lost(id, "it is not in the index")),
+        };
+        first.or_else(|error| {
+            // Maintenance may have moved it. What counts is the place that was tried: another thread that met the same
+            // may have refreshed the index already.
+            self.locations.remove(id);
             self.refresh()?;
-            if self.index.locate(id)? == before { Err(error) } else { self.chunk_once(id) }
+            match self.index.locate(id)? {
+                Some(now) if Some(now) != place => self.chunk_at(id, now),
+                _ => Err(error),
+            }
         })
     }
 
-    fn chunk_once(&self, id: &ChunkId) -> Result<Chunk> {
-        let at = self.locate(id)?.ok_or_else(|| lost(id, "it is not in the index"))?;
+    fn chunk_at(&self, id: &ChunkId, at: Location) -> Result<Chunk> {
         let segment = self.segment(&at)?;
         let row = segment.row_at(at.skip).filter(|row| row.id == *id && row.raw_bytes == at.len);
         if row.is_none() {

@@ -184,8 +184,15 @@ impl Machine {
             let want = content(which);
             let mut got = vec![0; want.len() + 1];
             let mut len = 0;
-            while let n @ 1.. = file.read_at(&mut got[len..], len as u64).unwrap() {
-                len += n;
+            loop {
+                match file.read_at(&mut got[len..], len as u64) {
+                    Ok(0) => break,
+                    Ok(n) => len += n,
+                    Err(error) => {
+                        let log = fs::read_to_string(self.rig.path("state/relict/mount.log")).unwrap_or_default();
+                        panic!("{error}; the mount says: {log}");
+                    }
+                }
             }
             assert!(got[..len] == want, "a file held open through the mount");
         }
