@@ -66,10 +66,13 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/relict $(DESTDIR)$(PREFIX)/bin/relict-maint $(DESTDIR)$(SBIN)/mount.relict
 	rm -f $(DESTDIR)$(UNITS)/relict-mount@.service $(DESTDIR)$(DOCS)/smb.conf $(DESTDIR)$(DOCS)/README.md $(DESTDIR)$(DOCS)/SPEC.md
 
-# libFuzzer over the decoders, FUZZ_SECONDS each; needs nightly Rust and cargo-fuzz.
+# libFuzzer over the decoders, FUZZ_SECONDS for each target; needs nightly Rust and cargo-fuzz.
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := btrfs rbd nbd extents records times
 fuzz:
-	cd fuzz && cargo +nightly fuzz run btrfs -- -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=512
+	cd fuzz && for target in $(FUZZ_TARGETS); do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=512 || exit 1; \
+	done
 
 clean:
 	$(CARGO) clean

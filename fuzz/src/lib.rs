@@ -10,6 +10,16 @@ pub mod os;
 
 pub use error::{Error, ErrorKind, Result};
 
+extern crate self as decoders;
+
+pub mod checks;
+
+/// What people type for points and times, and what may be printed.
+pub mod catalog {
+    #[path = "../../../src/catalog/points.rs"]
+    pub mod points;
+}
+
 /// The rooms of ingest that decoders need.
 pub mod ingest {
     #[path = "../../../src/ingest/btrfs/mod.rs"]
@@ -21,5 +31,21 @@ pub mod ingest {
         #[path = "../../../../src/ingest/stream/source.rs"]
         mod source;
         pub use source::ReadSource;
+    }
+    /// Disks without the run that puts them into a repository.
+    pub mod image {
+        #[path = "../../../../src/ingest/image/disk.rs"]
+        pub mod disk;
+        #[path = "../../../../src/ingest/image/extents/mod.rs"]
+        pub mod extents;
+        #[path = "../../../../src/ingest/image/nbd/mod.rs"]
+        pub mod nbd;
+        #[path = "../../../../src/ingest/image/rbd/mod.rs"]
+        pub mod rbd;
+
+        /// As in the room itself.
+        fn bad(what: impl Into<String>) -> crate::Error {
+            crate::Error::new(crate::ErrorKind::BadInput, what)
+        }
     }
 }

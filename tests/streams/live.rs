@@ -96,21 +96,24 @@ fn chain(compress: &str, snapshots: usize) {
     assert_eq!(&skipped.1, roots[1].last().unwrap(), "over all, or through all");
     let back = one(&rig, "n:v2", &args(&["--proto", "2", "-p"], &[last, middle]), &[]);
     assert_eq!(back.1, roots[1][snapshots / 2], "back");
-    clones(&rig, &lab, last, &mut random);
+    clones(&rig, &lab, first, last, &mut random);
     without_data(&rig, &lab, first, last);
     rig.maint(&["check", "--read-data"]);
     rig.umount();
 }
 
-/// A subvolume that has gone another way, with reflinks of what both had, sent with `-c`: btrfs finds the parent itself.
-fn clones(rig: &Rig, lab: &Lab, base: &Path, random: &mut Random) {
+/// A subvolume that has gone another way, with reflinks of what both had: against an old parent, with a newer snapshot as
+/// the source of clones. (btrfs finds a parent by itself only among snapshots of one subvolume.)
+fn clones(rig: &Rig, lab: &Lab, parent: &Path, base: &Path, random: &mut Random) {
     let other = lab.mount().join("other");
     lab.btrfs(&["subvolume", "snapshot"], &[base, &other]);
     std::fs::write(other.join("own"), random.bytes(5000)).unwrap();
     let copy = other.join("copy");
     run("cp", &args(&["-a", "--reflink=always"], &[base, &copy]));
     let snapshot = lab.snapshot(&other, "other-1");
-    let made = one(rig, "n:v2", &args(&["--proto", "2", "-c"], &[base, &snapshot]), &[]);
+    let words = [OsStr::new("-p"), parent.as_os_str(), OsStr::new("-c"), base.as_os_str(), snapshot.as_os_str()];
+    let words = [&args(&["--proto", "2"], &[])[..], &words].concat();
+    let made = one(rig, "n:v2", &words, &[]);
     same(rig, &made.0, &snapshot);
 }
 

@@ -96,6 +96,9 @@ const INODE_FLAGS: [(u64, u32); 9] = [
     (1 << 11, 0x0000_0004), // compressed
 ];
 
+/// The block that an inline extent fills, in bytes.
+const BLOCK_BYTES: u64 = 4096;
+
 /// What the restore point's record says once when files had fs-verity.
 const VERITY_NOTE: &[u8] = b"fs-verity of some files was left out: their content is here, their verity digests are not";
 
@@ -149,7 +152,13 @@ impl Command {
             Self::SetXattr => Change::SetXattr { path, name: a.bytes(Kind::XattrName)?, value: a.bytes(Kind::XattrData)? },
             Self::RemoveXattr => Change::RemoveXattr { path, name: a.bytes(Kind::XattrName)? },
             Self::Write => Change::Write { path, offset: a.u64(Kind::FileOffset)?, data: a.bytes(Kind::Data)? },
-            Self::EncodedWrite => Change::Write { path, offset: a.u64(Kind::FileOffset)?, data: expander.expand(a)? },
+            Self::EncodedWrite if given == 0 => {
+                let write = Change::Write { path, offset: a.u64(Kind::FileOffset)?, data: expander.expand(a)? };
+                return Ok(if rest_of_inline(a)?.is_some() { Translated::MoreFollow(write) } else { Translated::Last(Some(write)) });
+            }
+            Self::EncodedWrite => {
+                return Ok(Translated::Last(rest_of_inline(a)?.map(|(offset, len)| Change::Zero { path, offset, len, extend: false })));
+            }
             Self::Clone => clone(a, path)?,
             Self::Truncate => Change::Truncate { path, size: a.u64(Kind::Size)? },
             Self::Chmod => set(SetAttr { mode: Some(mode(a)? & 0o7777), ..SetAttr::default() }),
@@ -220,6 +229,15 @@ fn clone<'a>(a: &Attributes<'a>, path: &'a [u8]) -> Result<Change<'a>> {
         from_offset: a.u64(Kind::CloneOffset)?,
         len: a.u64(Kind::CloneLen)?,
     })
+}
+
+/// Offset and length of what an encoded write of an inline extent leaves unsaid: such an extent is a file's whole first
+/// block, and behind its content the block is zeros. The kernel sends the content alone, so that what the parent has
+/// there would stay, as it does with `btrfs receive` (SPEC.md section 19).
+fn rest_of_inline(a: &Attributes<'_>) -> Result<Option<(u64, u64)>> {
+    let (offset, len) = (a.u64(Kind::FileOffset)?, a.u64(Kind::UnencodedFileLen)?);
+    let is_inline = offset == 0 && len > 0 && len < BLOCK_BYTES;
+    Ok(is_inline.then(|| (len, BLOCK_BYTES - len)))
 }
 
 /// A hole, or room at the end of a file. Room that leaves the size as it is cannot be seen by anybody.

@@ -169,6 +169,7 @@ fn every_command_is_the_change_it_should_be() {
         Change::Zero { path: f, offset: 3, len: 0, extend: true },
         set(SetAttr { flags: Some(0x10), ..none }),
         Change::Write { path: f, offset: 0, data: b"cd\0" },
+        Change::Zero { path: f, offset: 3, len: 4093, extend: false },
         Change::Note { text: b"fs-verity of some files was left out: their content is here, their verity digests are not" },
         Change::End,
     ];
@@ -257,6 +258,29 @@ fn compressed_data_expands_whatever_the_method() {
             }
         }
     }
+}
+
+/// The kernel does not say that the rest of an inline extent's block is zeros.
+#[test]
+fn an_encoded_inline_extent_clears_the_rest_of_its_block() {
+    let write = |offset: u64, bytes: usize| {
+        let (content, len) = (vec![7; bytes], number(bytes as u64));
+        let sizes: [(u16, &[u8]); 4] = [P, (18, &number(offset)), (27, &len), (28, &len)];
+        let stream = Maker::begun(2).command(25, &[&sizes[..], &[(29, &number(0)), (19, &content)]].concat()).end();
+        let write = Change::Write { path: b"a/f", offset, data: &content };
+        let (mut found, ended) = decode(&stream);
+        assert_eq!((ended, decode_by(&stream, 1).0), (None, found.clone()));
+        assert_eq!((found.remove(1), found.pop().as_deref()), (format!("{write:?}"), Some("End")));
+        found.split_off(1)
+    };
+    let zero = |offset: u64| {
+        let change = Change::Zero { path: b"a/f", offset, len: 4096 - offset, extend: false };
+        vec![format!("{change:?}")]
+    };
+    assert_eq!((write(0, 1), write(0, 100), write(0, 4095)), (zero(1), zero(100), zero(4095)));
+    let none = Vec::<String>::new();
+    assert_eq!((write(0, 0), write(0, 4096), write(0, 4097)), (none.clone(), none.clone(), none.clone()));
+    assert_eq!((write(4096, 100), write(1, 100)), (none.clone(), none), "an inline extent is at the beginning of a file");
 }
 
 #[test]

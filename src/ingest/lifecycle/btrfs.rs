@@ -226,9 +226,9 @@ impl Sending {
     fn start(snapshot: &Snapshot, parent: Option<&Snapshot>) -> Result<Self> {
         let mut command = Command::new("btrfs");
         command.args(["send", "-q"]).env("LC_ALL", "C");
-        // Compressed extents travel as they are, and holes as holes.
+        // Holes travel as holes. Not --compressed-data: kernels leave things unsaid there (SPEC.md section 19).
         if kernel_sends_version() >= 2 {
-            command.args(["--proto", "2", "--compressed-data"]);
+            command.args(["--proto", "2"]);
         }
         if let Some(parent) = parent {
             command.arg("-p").arg(&parent.path);

@@ -365,7 +365,12 @@ impl<'s> Apply<'_, 's> {
         len: u64,
     ) -> Result<()> {
         let (to, source) = (range_of(path, offset, len)?, range_of(from, from_offset, len)?);
-        let layout = match state.filter(|state| *state != self.state.id) {
+        let is_own = state.is_none_or(|state| state == self.state.id);
+        if is_own && self.is_unread(from, source.end)? {
+            // Nobody has the content yet; what the source has at the target is what was cloned.
+            return self.changed(path, offset, len);
+        }
+        let layout = match state.filter(|_| !is_own) {
             Some(state) => self.sealed_layout(state, from)?,
             None => self.own_layout(from)?,
         };
@@ -376,6 +381,13 @@ impl<'s> Apply<'_, 's> {
         let target = self.content(path)?;
         self.close_if(target)?;
         if to.is_empty() { Ok(()) } else { self.stage(target, to, What::Layout(layout, source.start)) }
+    }
+
+    /// Whether `from` must be read from the source and has a byte before `end`.
+    fn is_unread(&mut self, from: &[u8], end: u64) -> Result<bool> {
+        let id = self.content(from)?;
+        let content = self.content_mut(id)?;
+        Ok(content.has_unread && content.size >= end)
     }
 
     /// The layout of a file of this state as it is now.
