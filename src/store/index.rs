@@ -341,7 +341,18 @@ impl Index {
         for name in COLUMN_FAMILIES {
             self.db.flush_cf(self.cf(name)?).map_err(|e| failed("flushing the index", &e))?;
         }
-        Ok(())
+        self.wake_readers()
+    }
+
+    /// A reader follows the log into memory tables and looks there first. When the log it has followed is emptied into
+    /// files, it keeps what it had in memory, older than the files, until a newer log has something for the column
+    /// family. So the new log begins with something for each: the removal of a key that nothing has.
+    fn wake_readers(&self) -> Result<()> {
+        let mut batch = IndexBatch::default();
+        for name in COLUMN_FAMILIES {
+            batch.0.delete_cf(self.cf(name)?, []);
+        }
+        self.commit(batch)
     }
 
     /// Writes memory tables out if the log has become long: whoever opens the index next has to go through it.
