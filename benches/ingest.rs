@@ -149,7 +149,8 @@ fn main() {
     let writer = repository(&dir);
     let options = options();
     timed("full stream", || {
-        ingest(&writer, None, &options, &progress, &stop, &mut |session| feed(session, &source, &all).map(drop)).unwrap();
+        ingest(&writer, None, &options, &progress, &stop, &mut |session| feed(session, &source, &all).map(drop))
+            .unwrap();
         total
     });
     let begun = Instant::now();

@@ -84,7 +84,11 @@ fn on_one_mount(backing: &Arc<MemoryBacking>, point: &Path, rows: &[(&str, &Stri
             let seconds = start.elapsed().as_secs_f64();
             let requests = KINDS.iter().zip(before).map(|(kind, before)| (kind, counts.of(*kind) - before));
             let requests: Vec<_> = requests.filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{n} {kind:?}")).collect();
-            println!("{name:<24} {seconds:6.2} s  {}  {}", requests.join(", "), if status.is_ok_and(|s| s.success()) { "" } else { "FAILED" });
+            println!(
+                "{name:<24} {seconds:6.2} s  {}  {}",
+                requests.join(", "),
+                if status.is_ok_and(|s| s.success()) { "" } else { "FAILED" }
+            );
         }
     })
 }

@@ -51,7 +51,12 @@ fn read_and_edit(keys: u64) -> Result<()> {
     let start = Instant::now();
     let new = tree::apply(&store, Some(&root), edits, &mut &store)?;
     let millis = start.elapsed().as_secs_f64() * 1e3;
-    println!("apply: {} edits in {millis:.1} ms, {} nodes read, {} written", edited.len(), store.reads(), store.writes());
+    println!(
+        "apply: {} edits in {millis:.1} ms, {} nodes read, {} written",
+        edited.len(),
+        store.reads(),
+        store.writes()
+    );
     store.reset_counts();
     let start = Instant::now();
     let changes = tree::diff(&store, &root, &store, &new).filter(Result::is_ok).count();
@@ -62,7 +67,8 @@ fn read_and_edit(keys: u64) -> Result<()> {
 
 fn look_up(store: &MemoryNodes, root: &ChunkId, keys: u64) -> Result<()> {
     for (order, step) in [("random", None), ("ascending", Some(1))] {
-        let probes: Vec<Vec<u8>> = (0..1_000_000).map(|n| key(step.map_or_else(|| scatter(n), |step| n * step) % keys)).collect();
+        let probes: Vec<Vec<u8>> =
+            (0..1_000_000).map(|n| key(step.map_or_else(|| scatter(n), |step| n * step) % keys)).collect();
         let start = Instant::now();
         for probe in &probes {
             if black_box(tree::get(store, root, probe)?).is_none() {

@@ -125,7 +125,11 @@ impl Drop for Tmpfs {
 fn assert_error(ran: &Ran, code: i32, words: &[&str]) {
     assert_eq!(ran.code, code, "{}{}", ran.out, ran.err);
     assert!(ran.err.starts_with("relict: "), "{}", ran.err);
-    assert!(ran.err.lines().count() > 1 && ran.err.lines().skip(1).all(|l| l.starts_with("  ") || l.is_empty()), "{}", ran.err);
+    assert!(
+        ran.err.lines().count() > 1 && ran.err.lines().skip(1).all(|l| l.starts_with("  ") || l.is_empty()),
+        "{}",
+        ran.err
+    );
     for word in words {
         assert!(ran.err.contains(word), "'{word}' is not in: {}", ran.err);
     }
@@ -136,7 +140,8 @@ fn a_backup_comes_back() {
     let b = Bench::backed_up();
     let restored = b.run(&["restore", &format!("latest:{}", b.source("")), "-t", "out", "--verify"]);
     assert_eq!((restored.code, restored.err.as_str()), (0, ""), "{}", restored.out);
-    let same = Command::new("diff").args(["-r", "--no-dereference", "source", "out"]).current_dir(b.place.path()).status();
+    let same =
+        Command::new("diff").args(["-r", "--no-dereference", "source", "out"]).current_dir(b.place.path()).status();
     assert!(same.unwrap().success());
     assert!(restored.out.contains("5 files new") && restored.out.contains("verified  5 files"), "{}", restored.out);
     let again = b.backup(&["--tag", "second"]);
@@ -369,7 +374,12 @@ fn an_interrupted_backup_is_130() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let b = Bench::backed_up();
-    let mut child = b.command(&["cat", &format!("latest:{}", b.source("noise"))]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = b
+        .command(&["cat", &format!("latest:{}", b.source("noise"))])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let ended = child.wait_with_output().unwrap();
     assert_eq!((ended.status.code(), ended.stderr.len()), (Some(141), 0));
@@ -378,7 +388,8 @@ fn a_reader_that_goes_away_is_no_error() {
 #[test]
 fn quiet_is_quiet() {
     let b = Bench::new();
-    for args in [["-q", "init"].as_slice(), &["backup", "source", "-q"], &["restore", "latest", "-t", "out", "--quiet"]] {
+    for args in [["-q", "init"].as_slice(), &["backup", "source", "-q"], &["restore", "latest", "-t", "out", "--quiet"]]
+    {
         let ran = b.run(args);
         assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""), "{args:?}");
     }

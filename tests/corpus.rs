@@ -100,5 +100,9 @@ fn twenty_thousand_files_through_the_mount_and_through_restore() {
     // The same tree again: nothing is read, nothing is stored, the same root.
     let again = bench.relict(&["backup", "--json", source.to_str().unwrap()]);
     let summary: serde_json::Value = serde_json::from_str(again.trim().lines().last().unwrap()).unwrap();
-    assert_eq!((&summary["read_bytes"], &summary["files_new"], &summary["files_changed"]), (&0.into(), &0.into(), &0.into()), "{summary}");
+    assert_eq!(
+        (&summary["read_bytes"], &summary["files_new"], &summary["files_changed"]),
+        (&0.into(), &0.into(), &0.into()),
+        "{summary}"
+    );
 }

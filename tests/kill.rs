@@ -186,7 +186,10 @@ fn kill_9_loses_no_restore_point() {
     rig.maint(&["check", "--read-data"]);
     let read = reader.finish(&rig);
     let points = known.lock().unwrap().clone();
-    println!("{died} of {kills} died before they acknowledged, {seen_unacknowledged} of them sealed; {} points; {read} compared in the mount beside", points.len());
+    println!(
+        "{died} of {kills} died before they acknowledged, {seen_unacknowledged} of them sealed; {} points; {read} compared in the mount beside",
+        points.len()
+    );
     for (id, want) in &points {
         compare(id, want, &rig.mounted(&format!("ids/{id}")));
     }

@@ -66,7 +66,10 @@ impl Source {
 
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
-        name == "tests.rs" || name.ends_with("_tests.rs") || self.path.contains("/tests/") || self.path.starts_with("tests/")
+        name == "tests.rs"
+            || name.ends_with("_tests.rs")
+            || self.path.contains("/tests/")
+            || self.path.starts_with("tests/")
     }
 
     /// The code alone: no comments, no text in quotes; lines keep their numbers.
@@ -237,10 +240,14 @@ fn length(source: &Source) -> Vec<String> {
 fn machine_paths(source: &Source) -> Vec<String> {
     // In pieces, so that this file passes.
     let banned = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("file:", "///")];
-    let mut found: Vec<String> =
-        banned.iter().flat_map(|b| source.text.match_indices(b)).map(|(at, b)| source.complaint(&source.text, at, b)).collect();
+    let mut found: Vec<String> = banned
+        .iter()
+        .flat_map(|b| source.text.match_indices(b))
+        .map(|(at, b)| source.complaint(&source.text, at, b))
+        .collect();
     if source.path == "Cargo.lock" {
-        let elsewhere = |line: &&str| line.starts_with("source = ") && !line.contains("github.com/rust-lang/crates.io-index\"");
+        let elsewhere =
+            |line: &&str| line.starts_with("source = ") && !line.contains("github.com/rust-lang/crates.io-index\"");
         found.extend(source.text.lines().filter(elsewhere).map(|line| format!("Cargo.lock: {line}")));
     }
     found
@@ -284,7 +291,9 @@ fn is_rust(source: &Source) -> bool {
 
 fn is_production(source: &Source) -> bool {
     let rooms = ["src/", "tools/src/", "repo-format/src/"];
-    is_rust(source) && rooms.iter().any(|room| source.path.starts_with(room)) && !FIXTURES.contains(&source.path.as_str())
+    is_rust(source)
+        && rooms.iter().any(|room| source.path.starts_with(room))
+        && !FIXTURES.contains(&source.path.as_str())
 }
 
 #[test]
@@ -316,7 +325,9 @@ fn crates_stay_in_their_rooms() {
 
 #[test]
 fn unsafe_stays_in_os() {
-    keeps("unsafe code", unsafe_code, |s| is_rust(s) && s.path != "tests/tidy.rs" && s.path != "repo-format/tests/support/counting.rs");
+    keeps("unsafe code", unsafe_code, |s| {
+        is_rust(s) && s.path != "tests/tidy.rs" && s.path != "repo-format/tests/support/counting.rs"
+    });
 }
 
 #[test]
@@ -359,8 +370,16 @@ fn a_wrong_import_is_caught() {
     refuses(imports, "src/error.rs", "use crate::os::Dir;\n");
     refuses(imports, "src/catalog/tree/walk.rs", "use super::super::super::view;\n");
     refuses(imports, "src/os/dir.rs", "#[cfg(test)]\nmod tests {\n    use crate::store::Writer;\n}\n");
-    takes(imports, "src/view/read.rs", "use crate::{catalog::tree, store::{Chunk, Repository}, os};\nuse crate::view::attr;\n");
-    takes(imports, "src/store/index.rs", "// crate::cli\nconst S: &str = \"crate::cli\"; const R: &str = r#\"crate::\"cli\"#;\n");
+    takes(
+        imports,
+        "src/view/read.rs",
+        "use crate::{catalog::tree, store::{Chunk, Repository}, os};\nuse crate::view::attr;\n",
+    );
+    takes(
+        imports,
+        "src/store/index.rs",
+        "// crate::cli\nconst S: &str = \"crate::cli\"; const R: &str = r#\"crate::\"cli\"#;\n",
+    );
     takes(imports, "src/cli/mount.rs", "use crate::mount;\nuse super::restore;\n");
     takes(imports, "src/main.rs", "fn main() { relict::cli::main() }\n");
 }
@@ -378,7 +397,11 @@ fn unsafe_outside_os_is_caught() {
     refuses(unsafe_code, "src/store/files.rs", &format!("{excuse}fn f() {{ unsafe {{ g() }} }}\n"));
     refuses(unsafe_code, "src/os/dir.rs", "fn f() { unsafe { g() } }\n");
     takes(unsafe_code, "src/os/dir.rs", &format!("{excuse}fn f() {{ unsafe {{ g() }} }}\n"));
-    takes(unsafe_code, "src/store/files.rs", "// unsafe\nconst S: &str = \"unsafe \\\" unsafe\"; const Q: char = '\"'; // '\n");
+    takes(
+        unsafe_code,
+        "src/store/files.rs",
+        "// unsafe\nconst S: &str = \"unsafe \\\" unsafe\"; const Q: char = '\"'; // '\n",
+    );
 }
 
 #[test]

@@ -3,10 +3,10 @@
 //! It is TOML for people, but of one canonical form: fixed lines in a fixed order, closed by a
 //! checksum over all bytes before it, so that a damaged header is never half believed.
 
+use crate::FORMAT_VERSION;
 use crate::error::{FormatError, Problem, Result};
 use crate::id::{RepoId, check_of};
 use crate::segment::MAX_CHUNK_BYTES;
-use crate::FORMAT_VERSION;
 use alloc::format;
 use alloc::string::String;
 

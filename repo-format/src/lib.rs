@@ -34,13 +34,13 @@ pub use key::{Key, KeyKind, MAX_FILE_BYTES, MAX_INO, MAX_NAME_BYTES, ROOT_INO, T
 pub use key_slot::{KdfParams, KeySlot, MAX_LABEL_BYTES, WRAPPED_KEY_BYTES};
 pub use node::{Child, MAX_KEY_BYTES, MAX_LEVEL, NODE_HEADER_BYTES, Node, NodeWriter};
 pub use package::{
-    FOOTER_ENTRY_BYTES, FOOTER_TRAILER_BYTES, FooterEntry, MAX_PACKAGE_BYTES, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader,
-    PackageKind,
+    FOOTER_ENTRY_BYTES, FOOTER_TRAILER_BYTES, FooterEntry, MAX_PACKAGE_BYTES, PACKAGE_HEADER_BYTES, PackageFooter,
+    PackageHeader, PackageKind,
 };
 pub use point::{Counts, POINT_FIXED_BYTES, PointRecord, SET_TAG, SetId, SourceKind};
 pub use segment::{
-    Codec, MAX_CHUNK_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES, SEGMENT_HEADER_BYTES,
-    SegmentHeader, SegmentKind, TABLE_ENTRY_BYTES, TableEntry,
+    Codec, MAX_CHUNK_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader,
+    SegmentKind, TABLE_ENTRY_BYTES, TableEntry,
 };
 pub use state::{POINT_STATE_BYTES, PointState};
 pub use value::{

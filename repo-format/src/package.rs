@@ -77,8 +77,7 @@ impl PackageHeader {
             return Err(r.error(Problem::Reserved));
         }
         r.zeros(4)?;
-        let header =
-            Self { kind, encrypted: flags != 0, repo: RepoId(r.array()?), package: PackageId(r.array()?) };
+        let header = Self { kind, encrypted: flags != 0, repo: RepoId(r.array()?), package: PackageId(r.array()?) };
         r.end()?;
         Ok(header)
     }

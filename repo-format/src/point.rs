@@ -145,9 +145,7 @@ impl PointRecord {
         w.i64(self.time.sec).u32(self.time.nsec).i64(self.sealed.sec).u32(self.sealed.nsec);
         w.bytes(&self.root.0).u64(self.next_ino);
         let c = &self.counts;
-        for count in
-            [c.files, c.dirs, c.bytes, c.read_bytes, c.new_chunks, c.new_bytes, c.stored_bytes, c.errors]
-        {
+        for count in [c.files, c.dirs, c.bytes, c.read_bytes, c.new_chunks, c.new_bytes, c.stored_bytes, c.errors] {
             w.u64(count);
         }
         field(&mut w, 1, &self.host);
@@ -155,9 +153,7 @@ impl PointRecord {
         if let Some(parent) = self.parent {
             field(&mut w, 3, &parent.0);
         }
-        for (tag, list) in
-            [(4, &self.paths), (5, &self.tags), (6, &self.file_systems), (7, &self.notes)]
-        {
+        for (tag, list) in [(4, &self.paths), (5, &self.tags), (6, &self.file_systems), (7, &self.notes)] {
             list.iter().for_each(|item| field(&mut w, tag, item));
         }
         field(&mut w, 8, &self.program);
@@ -275,7 +271,17 @@ mod tests {
         for same in ["{0123ABCD-4567-89EF-0123-456789ABCDEF}", "0123abcd456789ef0123456789abcdef"] {
             assert_eq!(same.parse(), Ok(id), "{same}");
         }
-        for wrong in ["", "{", "0123abcd", "0123abcd-4567-89ef-0123-456789abcde", "0123abcd4-567-89ef-0123-456789abcdef", "{0123abcd-4567-89ef-0123-456789abcdef", "0123abcd456789ef0123456789abcdef00", "0123abcd456789ef0123456789abcdeg", "\u{fc}123abcd456789ef0123456789abcde"] {
+        for wrong in [
+            "",
+            "{",
+            "0123abcd",
+            "0123abcd-4567-89ef-0123-456789abcde",
+            "0123abcd4-567-89ef-0123-456789abcdef",
+            "{0123abcd-4567-89ef-0123-456789abcdef",
+            "0123abcd456789ef0123456789abcdef00",
+            "0123abcd456789ef0123456789abcdeg",
+            "\u{fc}123abcd456789ef0123456789abcde",
+        ] {
             assert_eq!(wrong.parse::<SetId>(), Err(()), "{wrong}");
         }
     }

@@ -35,19 +35,23 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn inode() -> impl Strategy<Value = Inode> {
-    let kind = prop::sample::select(vec![0o100_000_u32, 0o040_000, 0o120_000, 0o010_000, 0o140_000, 0o020_000, 0o060_000]);
+    let kind =
+        prop::sample::select(vec![0o100_000_u32, 0o040_000, 0o120_000, 0o010_000, 0o140_000, 0o020_000, 0o060_000]);
     let source = (any::<u32>(), any::<u64>(), any::<u32>());
     let source = source.prop_map(|(fs, ino, generation)| SourceIdentity { fs, ino, generation });
     let ids = (kind, 0..0o10_000_u32, any::<[u32; 3]>(), any::<u32>());
-    let rest = (0..=MAX_FILE_BYTES, any::<u64>(), time(), time(), option::of(time()), any::<[u32; 2]>(), option::of(source));
-    (ids, rest).prop_map(|((kind, bits, [uid, gid, nlink], flags), (size, data, mtime, ctime, btime, [major, minor], source))| {
-        let mode = kind | bits;
-        let device = matches!(FileKind::from_mode(mode), Some(FileKind::Char | FileKind::Block));
-        let file = FileKind::from_mode(mode) == Some(FileKind::File);
-        let rdev = device.then_some(Device { major, minor });
-        let data_bytes = if file { data.min(size) } else { 0 };
-        Inode { mode, uid, gid, nlink, size, mtime, ctime, btime, rdev, flags: flags & 0x10, data_bytes, source }
-    })
+    let rest =
+        (0..=MAX_FILE_BYTES, any::<u64>(), time(), time(), option::of(time()), any::<[u32; 2]>(), option::of(source));
+    (ids, rest).prop_map(
+        |((kind, bits, [uid, gid, nlink], flags), (size, data, mtime, ctime, btime, [major, minor], source))| {
+            let mode = kind | bits;
+            let device = matches!(FileKind::from_mode(mode), Some(FileKind::Char | FileKind::Block));
+            let file = FileKind::from_mode(mode) == Some(FileKind::File);
+            let rdev = device.then_some(Device { major, minor });
+            let data_bytes = if file { data.min(size) } else { 0 };
+            Inode { mode, uid, gid, nlink, size, mtime, ctime, btime, rdev, flags: flags & 0x10, data_bytes, source }
+        },
+    )
 }
 
 fn point() -> impl Strategy<Value = PointRecord> {
@@ -63,23 +67,45 @@ fn point() -> impl Strategy<Value = PointRecord> {
         let counts = Counts { files, dirs, bytes, read_bytes, new_chunks, new_bytes, stored_bytes, errors };
         let (repo, id, parent) = (RepoId(repo), PointId(id), parent.map(PointId));
         let extra = extra.into_iter().collect();
-        PointRecord { repo, id, time, sealed, root, next_ino, kind, host, source, parent, counts, paths, tags, file_systems, notes, program, extra }
+        PointRecord {
+            repo,
+            id,
+            time,
+            sealed,
+            root,
+            next_ino,
+            kind,
+            host,
+            source,
+            parent,
+            counts,
+            paths,
+            tags,
+            file_systems,
+            notes,
+            program,
+            extra,
+        }
     })
 }
 
 fn segment() -> impl Strategy<Value = SegmentHeader> {
     let row = (chunk(), 1..100_000_u32).prop_map(|(id, raw_bytes)| TableEntry { id, raw_bytes });
-    (vec(row, 1..20), any::<u32>(), any::<[u8; 16]>(), 0..4_u8, 1..=100_u64).prop_map(|(mut table, number, payload_check, kind, part)| {
-        let kind = [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point, SegmentKind::State][usize::from(kind) % 4];
-        if matches!(kind, SegmentKind::Point | SegmentKind::State) {
-            table.truncate(1);
-        }
-        let raw: u64 = table.iter().map(|row| u64::from(row.raw_bytes)).sum();
-        let stored_bytes = u32::try_from(raw * part / 100).unwrap();
-        let whole = part == 100 || stored_bytes == 0;
-        let (codec, stored_bytes) = if whole { (Codec::Raw, u32::try_from(raw).unwrap()) } else { (Codec::Zstd, stored_bytes) };
-        SegmentHeader { kind, codec, number, stored_bytes, payload_check, table }
-    })
+    (vec(row, 1..20), any::<u32>(), any::<[u8; 16]>(), 0..4_u8, 1..=100_u64).prop_map(
+        |(mut table, number, payload_check, kind, part)| {
+            let kind =
+                [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point, SegmentKind::State][usize::from(kind) % 4];
+            if matches!(kind, SegmentKind::Point | SegmentKind::State) {
+                table.truncate(1);
+            }
+            let raw: u64 = table.iter().map(|row| u64::from(row.raw_bytes)).sum();
+            let stored_bytes = u32::try_from(raw * part / 100).unwrap();
+            let whole = part == 100 || stored_bytes == 0;
+            let (codec, stored_bytes) =
+                if whole { (Codec::Raw, u32::try_from(raw).unwrap()) } else { (Codec::Zstd, stored_bytes) };
+            SegmentHeader { kind, codec, number, stored_bytes, payload_check, table }
+        },
+    )
 }
 
 proptest! {

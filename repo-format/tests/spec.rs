@@ -74,52 +74,60 @@ fn expected() -> BTreeMap<&'static str, Fields> {
     };
     let mut out = BTreeMap::new();
     let slot = samples::sample_key_slot();
-    out.insert("key slot", checked(vec![
-        ("magic", b"RELICTKY".to_vec()),
-        ("version", le(1_u16.to_le_bytes())),
-        ("label_bytes", vec![5]),
-        ("zero", vec![0]),
-        ("memory_kib", le(47_104_u32.to_le_bytes())),
-        ("passes", le(1_u32.to_le_bytes())),
-        ("lanes", le(1_u32.to_le_bytes())),
-        ("repository", samples::REPO.0.to_vec()),
-        ("salt", slot.salt.to_vec()),
-        ("label", slot.label.clone()),
-        ("nonce", slot.nonce.to_vec()),
-        ("wrapped", slot.wrapped.to_vec()),
-    ]));
-    out.insert("package header", checked(vec![
-        ("magic", b"RELICTPK".to_vec()),
-        ("version", le(1_u16.to_le_bytes())),
-        ("kind", vec![1]),
-        ("flags", vec![1]),
-        ("zero", vec![0; 4]),
-        ("repository", samples::REPO.0.to_vec()),
-        ("package", samples::PACKAGE.0.to_vec()),
-    ]));
+    out.insert(
+        "key slot",
+        checked(vec![
+            ("magic", b"RELICTKY".to_vec()),
+            ("version", le(1_u16.to_le_bytes())),
+            ("label_bytes", vec![5]),
+            ("zero", vec![0]),
+            ("memory_kib", le(47_104_u32.to_le_bytes())),
+            ("passes", le(1_u32.to_le_bytes())),
+            ("lanes", le(1_u32.to_le_bytes())),
+            ("repository", samples::REPO.0.to_vec()),
+            ("salt", slot.salt.to_vec()),
+            ("label", slot.label.clone()),
+            ("nonce", slot.nonce.to_vec()),
+            ("wrapped", slot.wrapped.to_vec()),
+        ]),
+    );
+    out.insert(
+        "package header",
+        checked(vec![
+            ("magic", b"RELICTPK".to_vec()),
+            ("version", le(1_u16.to_le_bytes())),
+            ("kind", vec![1]),
+            ("flags", vec![1]),
+            ("zero", vec![0; 4]),
+            ("repository", samples::REPO.0.to_vec()),
+            ("package", samples::PACKAGE.0.to_vec()),
+        ]),
+    );
     segment_fields(&mut out);
     footer_fields(&mut out);
     node_fields(&mut out);
     tree_fields(&mut out);
     point_fields(&mut out);
-    out.insert("journal record", checked(vec![
-        ("kind", vec![1]),
-        ("package_kind", vec![2]),
-        ("package", samples::PACKAGE.0.to_vec()),
-    ]));
+    out.insert(
+        "journal record",
+        checked(vec![("kind", vec![1]), ("package_kind", vec![2]), ("package", samples::PACKAGE.0.to_vec())]),
+    );
     out.insert("journal record of freeing", checked(vec![("kind", vec![2]), ("package", samples::PACKAGE.0.to_vec())]));
-    out.insert("point state", checked(vec![
-        ("magic", b"RPST".to_vec()),
-        ("version", le(1_u16.to_le_bytes())),
-        ("flags", vec![7]),
-        ("zero", vec![0]),
-        ("repository", samples::REPO.0.to_vec()),
-        ("point", samples::POINT.0.to_vec()),
-        ("sequence", le(3_u64.to_le_bytes())),
-        ("made_sec", le(1_763_700_010_i64.to_le_bytes())),
-        ("hidden_sec", le(1_763_700_010_i64.to_le_bytes())),
-        ("locked_sec", le(1_800_000_000_i64.to_le_bytes())),
-    ]));
+    out.insert(
+        "point state",
+        checked(vec![
+            ("magic", b"RPST".to_vec()),
+            ("version", le(1_u16.to_le_bytes())),
+            ("flags", vec![7]),
+            ("zero", vec![0]),
+            ("repository", samples::REPO.0.to_vec()),
+            ("point", samples::POINT.0.to_vec()),
+            ("sequence", le(3_u64.to_le_bytes())),
+            ("made_sec", le(1_763_700_010_i64.to_le_bytes())),
+            ("hidden_sec", le(1_763_700_010_i64.to_le_bytes())),
+            ("locked_sec", le(1_800_000_000_i64.to_le_bytes())),
+        ]),
+    );
     out
 }
 
@@ -144,7 +152,10 @@ fn segment_fields(out: &mut BTreeMap<&'static str, Fields>) {
     assert_eq!(samples::sample_segment().associated_data(), [&front[..32], &table].concat());
     fields.push(("table", table));
     out.insert("segment header", fields);
-    out.insert("segment table row", vec![("chunk", samples::CHUNK.0.to_vec()), ("raw_bytes", le(65_536_u32.to_le_bytes()))]);
+    out.insert(
+        "segment table row",
+        vec![("chunk", samples::CHUNK.0.to_vec()), ("raw_bytes", le(65_536_u32.to_le_bytes()))],
+    );
 }
 
 fn footer_fields(out: &mut BTreeMap<&'static str, Fields>) {
@@ -179,14 +190,17 @@ fn node_fields(out: &mut BTreeMap<&'static str, Fields>) {
     let entry_2 = [&[12, 0], &key_2[..], &value_2].concat();
     let ends = [20 + entry_1.len() as u32, (20 + entry_1.len() + entry_2.len()) as u32];
     out.insert("node entry", first);
-    out.insert("tree node", vec![
-        ("magic", b"RNOD".to_vec()),
-        ("level", vec![0]),
-        ("zero", vec![0; 3]),
-        ("count", le(2_u32.to_le_bytes())),
-        ("ends", ends.iter().flat_map(|e| e.to_le_bytes()).collect()),
-        ("entries", [entry_1, entry_2].concat()),
-    ]);
+    out.insert(
+        "tree node",
+        vec![
+            ("magic", b"RNOD".to_vec()),
+            ("level", vec![0]),
+            ("zero", vec![0; 3]),
+            ("count", le(2_u32.to_le_bytes())),
+            ("ends", ends.iter().flat_map(|e| e.to_le_bytes()).collect()),
+            ("entries", [entry_1, entry_2].concat()),
+        ],
+    );
     out.insert("child", vec![("chunk", samples::CHUNK.0.to_vec()), ("entries", le(300_u64.to_le_bytes()))]);
 }
 
@@ -197,26 +211,32 @@ fn tree_fields(out: &mut BTreeMap<&'static str, Fields>) {
     out.insert("key Extent", vec![ino(3), ("kind", vec![4]), ("offset", vec![1, 2, 3, 4, 5, 6, 7, 8])]);
     let source = vec![("zero", vec![0; 8]), ("kind", vec![6]), ("fs", vec![0, 0, 0, 1]), ("ino", vec![0xff; 8])];
     out.insert("key SourceIno", source);
-    out.insert("inode", vec![
-        ("present", vec![0, 0]),
-        ("mode", le(0o040_755_u32.to_le_bytes())),
-        ("uid", le(1000_u32.to_le_bytes())),
-        ("gid", le(100_u32.to_le_bytes())),
-        ("nlink", le(3_u32.to_le_bytes())),
-        ("size", le(4096_u64.to_le_bytes())),
-        ("mtime_sec", le(1_763_700_000_i64.to_le_bytes())),
-        ("mtime_nsec", le(5_u32.to_le_bytes())),
-        ("ctime_sec", le((-1_i64).to_le_bytes())),
-        ("ctime_nsec", le(999_999_999_u32.to_le_bytes())),
-    ]);
+    out.insert(
+        "inode",
+        vec![
+            ("present", vec![0, 0]),
+            ("mode", le(0o040_755_u32.to_le_bytes())),
+            ("uid", le(1000_u32.to_le_bytes())),
+            ("gid", le(100_u32.to_le_bytes())),
+            ("nlink", le(3_u32.to_le_bytes())),
+            ("size", le(4096_u64.to_le_bytes())),
+            ("mtime_sec", le(1_763_700_000_i64.to_le_bytes())),
+            ("mtime_nsec", le(5_u32.to_le_bytes())),
+            ("ctime_sec", le((-1_i64).to_le_bytes())),
+            ("ctime_nsec", le(999_999_999_u32.to_le_bytes())),
+        ],
+    );
     let number = ("ino", le(0x01_0203_0405_u64.to_le_bytes()));
     out.insert("directory entry", vec![number.clone(), ("kind", vec![3])]);
     out.insert("source inode", vec![number]);
-    out.insert("extent", vec![
-        ("skip", le(4096_u32.to_le_bytes())),
-        ("len", le(61_440_u32.to_le_bytes())),
-        ("chunk", samples::CHUNK.0.to_vec()),
-    ]);
+    out.insert(
+        "extent",
+        vec![
+            ("skip", le(4096_u32.to_le_bytes())),
+            ("len", le(61_440_u32.to_le_bytes())),
+            ("chunk", samples::CHUNK.0.to_vec()),
+        ],
+    );
 }
 
 fn point_fields(out: &mut BTreeMap<&'static str, Fields>) {
@@ -237,7 +257,10 @@ fn point_fields(out: &mut BTreeMap<&'static str, Fields>) {
     let counts = ["files", "dirs", "bytes", "read_bytes", "new_chunks", "new_bytes", "stored_bytes", "errors"];
     fields.extend((1_u64..).zip(counts).map(|(n, name)| (name, le(n.to_le_bytes()))));
     out.insert("restore point", fields);
-    out.insert("tagged field", vec![("tag", vec![1, 0]), ("value_bytes", vec![5, 0, 0, 0]), ("value", b"alpha".to_vec())]);
+    out.insert(
+        "tagged field",
+        vec![("tag", vec![1, 0]), ("value_bytes", vec![5, 0, 0, 0]), ("value", b"alpha".to_vec())],
+    );
 }
 
 /// The bytes a marker speaks of: `folder/file`, then `at N` and `to N`.
@@ -343,7 +366,12 @@ fn limits_are_the_constants() {
 fn numbers_of_enumerations_are_the_code_s() {
     let enums: [(&str, Vec<(String, u8)>); 7] = [
         ("PackageKind", [PackageKind::Data, PackageKind::Meta].map(|k| (format!("{k:?}"), k as u8)).to_vec()),
-        ("SegmentKind", [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point, SegmentKind::State].map(|k| (format!("{k:?}"), k as u8)).to_vec()),
+        (
+            "SegmentKind",
+            [SegmentKind::Data, SegmentKind::Node, SegmentKind::Point, SegmentKind::State]
+                .map(|k| (format!("{k:?}"), k as u8))
+                .to_vec(),
+        ),
         ("Codec", [Codec::Raw, Codec::Zstd].map(|k| (format!("{k:?}"), k as u8)).to_vec()),
         ("KeyKind", {
             use KeyKind::{Dirent, Extent, Inode, SourceIno, Target, Xattr};
@@ -357,10 +385,13 @@ fn numbers_of_enumerations_are_the_code_s() {
             use SourceKind::{Btrfs, Dir, Image, Rbd};
             [Dir, Btrfs, Image, Rbd].map(|k| (format!("{k:?}"), k as u8)).to_vec()
         }),
-        ("JournalKind", vec![
-            ("PackageOpen".into(), samples::sample_journal().encode()[0]),
-            ("PackageFree".into(), JournalRecord::PackageFree { package: samples::PACKAGE }.encode()[0]),
-        ]),
+        (
+            "JournalKind",
+            vec![
+                ("PackageOpen".into(), samples::sample_journal().encode()[0]),
+                ("PackageFree".into(), JournalRecord::PackageFree { package: samples::PACKAGE }.encode()[0]),
+            ],
+        ),
     ];
     let mut found = of_kind("enum");
     for (name, numbers) in enums {

@@ -74,7 +74,9 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
     let dead_ids = dead.dead_by_package()?;
     let mut small = HashMap::<PackageKind, Vec<Rewrite>>::new();
     let mut out = Vec::new();
-    for info in repository.index().packages()?.into_iter().filter(|info| info.sealed && !dead.unfinished.contains(&info.number)) {
+    for info in
+        repository.index().packages()?.into_iter().filter(|info| info.sealed && !dead.unfinished.contains(&info.number))
+    {
         if options.stop.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Interrupted, "stopped before anything was changed"));
         }
@@ -103,7 +105,12 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
     Ok(out)
 }
 
-fn measure(repository: &Repository, info: PackageInfo, occupied: u64, gone: Option<&HashSet<ChunkId>>) -> Result<Rewrite> {
+fn measure(
+    repository: &Repository,
+    info: PackageInfo,
+    occupied: u64,
+    gone: Option<&HashSet<ChunkId>>,
+) -> Result<Rewrite> {
     let scanned = scan_package(&**repository.packages(), &info.id)?;
     let dead = gone.map(|gone| gone.iter().copied().collect()).unwrap_or_default();
     let mut out = Rewrite { info, live_bytes: 0, occupied, chunks: Vec::new(), dead };
@@ -127,11 +134,17 @@ fn measure(repository: &Repository, info: PackageInfo, occupied: u64, gone: Opti
 ///
 /// # Errors
 /// When the medium fails, `NoSpace` above all: compact needs about two packages of room. Nothing is lost.
-pub fn compact(writer: &Writer, rewrites: &[Rewrite], deadline: Option<Instant>, stop: &AtomicBool) -> Result<Compacted> {
+pub fn compact(
+    writer: &Writer,
+    rewrites: &[Rewrite],
+    deadline: Option<Instant>,
+    stop: &AtomicBool,
+) -> Result<Compacted> {
     let mut out = Compacted::default();
     let before = writer.stats();
     let mut rest = rewrites;
-    while !rest.is_empty() && !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+    while !rest.is_empty() && !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline)
+    {
         let mut bytes = 0;
         let fits = rest.iter().take_while(|rewrite| {
             bytes += rewrite.live_bytes;
@@ -141,7 +154,11 @@ pub fn compact(writer: &Writer, rewrites: &[Rewrite], deadline: Option<Instant>,
         rest = later;
         let chunks: Vec<_> = round.iter().flat_map(|rewrite| rewrite.chunks.iter().copied()).collect();
         out.moved_chunks += chunks.len() as u64;
-        out.freed += move_chunks(writer, &in_reading_order(writer.repository(), chunks)?, round.iter().map(|r| (r.info, &r.dead[..])))?;
+        out.freed += move_chunks(
+            writer,
+            &in_reading_order(writer.repository(), chunks)?,
+            round.iter().map(|r| (r.info, &r.dead[..])),
+        )?;
         out.packages += round.len() as u64;
     }
     out.packages_left = rest.len() as u64;
@@ -156,7 +173,8 @@ pub fn compact(writer: &Writer, rewrites: &[Rewrite], deadline: Option<Instant>,
 pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool) -> Result<Compacted> {
     let before = writer.stats();
     let order = extents(writer.repository(), point, stop)?;
-    let packages: HashMap<u32, PackageInfo> = writer.repository().index().packages()?.into_iter().map(|p| (p.number, p)).collect();
+    let packages: HashMap<u32, PackageInfo> =
+        writer.repository().index().packages()?.into_iter().map(|p| (p.number, p)).collect();
     let mut touched = Vec::new();
     for place in writer.repository().locate_many(&order)?.into_iter().flatten() {
         touched.extend(packages.get(&place.package).copied());
@@ -166,7 +184,13 @@ pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool) -> Resu
     let moving: Vec<_> = order.into_iter().map(|id| (SegmentKind::Data, id)).collect();
     let freed = move_chunks(writer, &moving, touched.iter().map(|info| (*info, &[][..])))?;
     let written = writer.stats().stored_bytes - before.stored_bytes;
-    Ok(Compacted { moved_chunks: moving.len() as u64, written, freed, packages: touched.len() as u64, packages_left: 0 })
+    Ok(Compacted {
+        moved_chunks: moving.len() as u64,
+        written,
+        freed,
+        packages: touched.len() as u64,
+        packages_left: 0,
+    })
 }
 
 /// The content chunks of a point in the order of its tree, each once.
@@ -188,8 +212,12 @@ fn extents(repository: &Repository, point: &PointRecord, stop: &AtomicBool) -> R
 }
 
 /// Content in the order in which the newest points read it; what they do not read keeps its order behind that.
-fn in_reading_order(repository: &Repository, chunks: Vec<(SegmentKind, ChunkId)>) -> Result<Vec<(SegmentKind, ChunkId)>> {
-    let mut waiting: HashSet<ChunkId> = chunks.iter().filter(|(kind, _)| *kind == SegmentKind::Data).map(|(_, id)| *id).collect();
+fn in_reading_order(
+    repository: &Repository,
+    chunks: Vec<(SegmentKind, ChunkId)>,
+) -> Result<Vec<(SegmentKind, ChunkId)>> {
+    let mut waiting: HashSet<ChunkId> =
+        chunks.iter().filter(|(kind, _)| *kind == SegmentKind::Data).map(|(_, id)| *id).collect();
     let mut out = Vec::with_capacity(chunks.len());
     let points = Points::new(repository.point_records()?);
     for group in super::retention::groups(points.all().to_vec()).into_values() {
@@ -215,8 +243,10 @@ fn move_chunks<'a>(
         let chunk = writer.repository().chunk(id)?;
         // What is written again under a new checksum must be what its name says.
         if writer.chunk_id(&chunk) != *id {
-            return Err(Error::damaged(format!("chunk {id} does not have the content that its id names; compact ends here"))
-                .advise("nothing is lost by that; 'relict-maint check --read-data' says which files need it"));
+            return Err(Error::damaged(format!(
+                "chunk {id} does not have the content that its id names; compact ends here"
+            ))
+            .advise("nothing is lost by that; 'relict-maint check --read-data' says which files need it"));
         }
         let (table, raw) = buffers.entry(*kind as u8).or_default();
         table.push((*id, chunk.len() as u32));

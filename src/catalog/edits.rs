@@ -325,7 +325,8 @@ pub(crate) fn unnamed_file(dir: &Path) -> Result<File> {
     options.read(true).write(true).mode(0o600);
     match options.clone().custom_flags(libc::O_TMPFILE).open(dir) {
         // These are what file systems and kernels without O_TMPFILE say.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL | libc::ENOENT)) => {}
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL | libc::ENOENT)) => {}
         result => return result.map_err(|error| in_dir(dir, error)),
     }
     named_and_removed(dir, &mut options).map_err(|error| in_dir(dir, error))

@@ -65,7 +65,10 @@ impl Points {
     }
 
     /// The points that `filter` admits, oldest first.
-    pub fn filtered<'a, 'f>(&'a self, filter: &'f Filter) -> impl DoubleEndedIterator<Item = &'a PointRecord> + use<'a, 'f> {
+    pub fn filtered<'a, 'f>(
+        &'a self,
+        filter: &'f Filter,
+    ) -> impl DoubleEndedIterator<Item = &'a PointRecord> + use<'a, 'f> {
         self.0.iter().filter(|p| filter.admits(p))
     }
 
@@ -120,9 +123,16 @@ impl Points {
     ///
     /// # Errors
     /// As [`Points::resolve`].
-    pub fn resolve_pair(&self, old: &str, new: &str, filter: &Filter, now: Time) -> Result<(&PointRecord, &PointRecord)> {
+    pub fn resolve_pair(
+        &self,
+        old: &str,
+        new: &str,
+        filter: &Filter,
+        now: Time,
+    ) -> Result<(&PointRecord, &PointRecord)> {
         let new = self.resolve_at(new, filter, now)?;
-        let chain = Filter { host: Some(new.host.clone()), source: Some(new.source.clone()), tags: filter.tags.clone() };
+        let chain =
+            Filter { host: Some(new.host.clone()), source: Some(new.source.clone()), tags: filter.tags.clone() };
         let is_id = matches!(split_back(old), Ok((base, _)) if matches!(Base::parse(base), Some(Base::Id(_))));
         Ok((self.resolve_at(old, if is_id { filter } else { &chain }, now)?, new))
     }
@@ -217,7 +227,8 @@ fn period_end(name: &str) -> Option<i64> {
         true => i8::try_from(field(at, 2)?).ok(),
         false => Some(default),
     };
-    let start = DateTime::new(field(0, 4)?, small(5, 1)?, small(8, 1)?, small(11, 0)?, small(14, 0)?, small(17, 0)?, 0).ok()?;
+    let start =
+        DateTime::new(field(0, 4)?, small(5, 1)?, small(8, 1)?, small(11, 0)?, small(14, 0)?, small(17, 0)?, 0).ok()?;
     let one = Span::new();
     let period = match name.len() {
         7 => one.months(1),
@@ -271,8 +282,10 @@ fn by_id(points: &[&PointRecord], digits: &str, expression: &str) -> Result<usiz
             let all = [one, two].into_iter().chain(fits).filter_map(|i| points.get(i).copied());
             Err(ambiguous(expression, all))
         }
-        (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no restore point has an id that begins with '{digits}'"))
-            .advise("'relict snapshots' lists the ids")),
+        (None, _) => {
+            Err(Error::new(ErrorKind::NotFound, format!("no restore point has an id that begins with '{digits}'"))
+                .advise("'relict snapshots' lists the ids"))
+        }
     }
 }
 
@@ -284,7 +297,8 @@ fn by_time(points: &[&PointRecord], name: &str, expression: &str) -> Result<usiz
         return Err(Error::new(ErrorKind::NotFound, format!("no restore point is from {name} or before"))
             .advise(listing("the oldest is", points.first().copied().into_iter())));
     };
-    let same: Vec<_> = points.iter().copied().filter(|p| name.len() >= 19 && time_name(p.time).starts_with(name)).collect();
+    let same: Vec<_> =
+        points.iter().copied().filter(|p| name.len() >= 19 && time_name(p.time).starts_with(name)).collect();
     if same.len() > 1 { Err(ambiguous(expression, same.into_iter())) } else { Ok(newest) }
 }
 
@@ -362,8 +376,8 @@ pub fn split_path(argument: &[u8]) -> (String, Option<&[u8]>) {
         let (head, rest) = argument.split_at(at);
         let path = rest.get(1..).unwrap_or_default();
         // Two digits behind a time's hour or minute are more of the time.
-        let more_time = time_prefix(&text(head)).is_some_and(|t| t.len() >= 13)
-            && matches!(path, [b'0'..=b'9', b'0'..=b'9', ..]);
+        let more_time =
+            time_prefix(&text(head)).is_some_and(|t| t.len() >= 13) && matches!(path, [b'0'..=b'9', b'0'..=b'9', ..]);
         if !more_time {
             return (text(head), Some(path));
         }
@@ -472,9 +486,28 @@ mod tests {
             assert_eq!(time_limit(expression, now), Some(limit), "{expression}");
         }
         for none in [
-            "", "-", "-7", "-d", "-7x", "7d", "-7D", "--7d", "-99999999999999999999d", "-9223372036854775807w", "tomorrow", "2026",
-            "2026-13", "2026-02-30", "2026-11-21T25", "@GMT-", "@GMT-2026.11.21-10.00", "@GMT-2026-11-21T10-00-00Z",
-            "@GMT-2026.13.21-10.00.00", "@GMT-2026.11.21-10.00.00 ", "2026-1\u{fc}", "latest",
+            "",
+            "-",
+            "-7",
+            "-d",
+            "-7x",
+            "7d",
+            "-7D",
+            "--7d",
+            "-99999999999999999999d",
+            "-9223372036854775807w",
+            "tomorrow",
+            "2026",
+            "2026-13",
+            "2026-02-30",
+            "2026-11-21T25",
+            "@GMT-",
+            "@GMT-2026.11.21-10.00",
+            "@GMT-2026-11-21T10-00-00Z",
+            "@GMT-2026.13.21-10.00.00",
+            "@GMT-2026.11.21-10.00.00 ",
+            "2026-1\u{fc}",
+            "latest",
         ] {
             assert_eq!(time_limit(none, now), None, "{none}");
         }

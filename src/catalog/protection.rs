@@ -25,7 +25,8 @@ impl Clock {
     /// # Errors
     /// When the index cannot be read.
     pub fn read(repository: &Repository, now: i64) -> Result<Self> {
-        let sealed = repository.all_points()?.into_iter().filter_map(|(_, record)| record.ok()).map(|record| record.sealed.sec);
+        let sealed =
+            repository.all_points()?.into_iter().filter_map(|(_, record)| record.ok()).map(|record| record.sealed.sec);
         let made = repository.index().states()?.into_values().map(|state| state.made);
         Ok(Self { now, newest: sealed.chain(made).max().unwrap_or(i64::MIN) })
     }
@@ -36,7 +37,9 @@ impl Clock {
         let name = |sec| time_name(Time { sec, nsec: 0 });
         let (now, newest) = (name(self.now), name(self.newest));
         if self.newest != i64::MIN && self.now < self.newest.saturating_sub(MAX_BEHIND_SECS) {
-            Some(format!("the clock says {now}, but the repository has a record of {newest}: every lock by date still holds"))
+            Some(format!(
+                "the clock says {now}, but the repository has a record of {newest}: every lock by date still holds"
+            ))
         } else if self.newest != i64::MIN && self.now > self.newest.saturating_add(MAX_AHEAD_SECS) {
             Some(format!(
                 "the clock says {now}, more than a year after the newest record ({newest}): every lock by date still holds; \
@@ -79,7 +82,13 @@ pub enum Wish {
 ///
 /// # Errors
 /// `Usage` when protection forbids it.
-pub fn next_state(repository: &Repository, states: &States, clock: &Clock, point: PointId, wish: Wish) -> Result<Option<PointState>> {
+pub fn next_state(
+    repository: &Repository,
+    states: &States,
+    clock: &Clock,
+    point: PointId,
+    wish: Wish,
+) -> Result<Option<PointState>> {
     let repo = repository.header().repo;
     let free = PointState { repo, point, sequence: 0, made: 0, hidden: None, protected: false, locked_until: None };
     let old = states.get(&point).copied().unwrap_or(free);
@@ -93,17 +102,20 @@ pub fn next_state(repository: &Repository, states: &States, clock: &Clock, point
         Wish::Hide => {}
         Wish::Show => new.hidden = None,
         Wish::Protect | Wish::LockUntil(_) if old.hidden.is_some() => {
-            return refused("forgotten").map_err(|e| e.advise("'relict-maint undelete' brings it back; protect it then"));
+            return refused("forgotten")
+                .map_err(|e| e.advise("'relict-maint undelete' brings it back; protect it then"));
         }
         Wish::Protect => new.protected = true,
         Wish::Unprotect => new.protected = false,
-        Wish::LockUntil(until) => match old.locked_until.filter(|_| clock.holds(&PointState { protected: false, ..old }).is_some()) {
-            Some(locked) if until < locked => {
-                return refused(&format!("locked until {}", time_name(Time { sec: locked, nsec: 0 })))
-                    .map_err(|e| e.advise("a lock can be made longer and not shorter"));
+        Wish::LockUntil(until) => {
+            match old.locked_until.filter(|_| clock.holds(&PointState { protected: false, ..old }).is_some()) {
+                Some(locked) if until < locked => {
+                    return refused(&format!("locked until {}", time_name(Time { sec: locked, nsec: 0 })))
+                        .map_err(|e| e.advise("a lock can be made longer and not shorter"));
+                }
+                _ => new.locked_until = Some(until),
             }
-            _ => new.locked_until = Some(until),
-        },
+        }
     }
     if new == old {
         return Ok(None);
@@ -118,7 +130,15 @@ mod tests {
     use repo_format::RepoId;
 
     fn state(protected: bool, locked_until: Option<i64>) -> PointState {
-        PointState { repo: RepoId::default(), point: PointId::default(), sequence: 1, made: 0, hidden: None, protected, locked_until }
+        PointState {
+            repo: RepoId::default(),
+            point: PointId::default(),
+            sequence: 1,
+            made: 0,
+            hidden: None,
+            protected,
+            locked_until,
+        }
     }
 
     #[test]

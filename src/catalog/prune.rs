@@ -104,7 +104,8 @@ pub fn plan(writer: &Writer, options: &PruneOptions<'_>) -> Result<Plan> {
     let packages = repository.index().packages()?;
     known_packages(repository, &packages)?;
     let metas = packages.iter().filter(|info| info.kind == PackageKind::Meta);
-    let meta: Result<Vec<Meta>> = metas.map(|info| Ok(Meta { info: *info, scanned: scan(repository, info)? })).collect();
+    let meta: Result<Vec<Meta>> =
+        metas.map(|info| Ok(Meta { info: *info, scanned: scan(repository, info)? })).collect();
     Planner { repository, options, meta: meta?, packages }.plan()
 }
 
@@ -184,9 +185,15 @@ impl Planner<'_> {
     }
 
     /// Every copy of every record that goes, and the number of the newest package with a record.
-    fn records(&self, catalogue: &HashMap<PointId, ChunkId>, going: &HashSet<PointId>) -> Result<(Vec<RecordPlace>, u32)> {
-        let stays: HashSet<&ChunkId> = catalogue.iter().filter(|(id, _)| !going.contains(id)).map(|(_, chunk)| chunk).collect();
-        let goes: HashSet<&ChunkId> = catalogue.iter().filter(|(id, _)| going.contains(id)).map(|(_, chunk)| chunk).collect();
+    fn records(
+        &self,
+        catalogue: &HashMap<PointId, ChunkId>,
+        going: &HashSet<PointId>,
+    ) -> Result<(Vec<RecordPlace>, u32)> {
+        let stays: HashSet<&ChunkId> =
+            catalogue.iter().filter(|(id, _)| !going.contains(id)).map(|(_, chunk)| chunk).collect();
+        let goes: HashSet<&ChunkId> =
+            catalogue.iter().filter(|(id, _)| going.contains(id)).map(|(_, chunk)| chunk).collect();
         let (mut out, mut newest) = (Vec::new(), 0);
         for Meta { info, scanned } in &self.meta {
             for found in scanned.segments.iter().filter(|found| found.header.kind == SegmentKind::Point) {
@@ -337,7 +344,11 @@ impl Planner<'_> {
     fn indexed_here(&self, number: u32, found: &FoundSegment) -> Result<usize> {
         let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
         let places = self.repository.index().locate_many(&ids)?;
-        Ok(places.into_iter().flatten().filter(|at| at.package == number && u64::from(at.offset) == found.offset).count())
+        Ok(places
+            .into_iter()
+            .flatten()
+            .filter(|at| at.package == number && u64::from(at.offset) == found.offset)
+            .count())
     }
 }
 
@@ -347,8 +358,9 @@ fn unknown_point(id: &PointId) -> Error {
 }
 
 fn lost_chunk(id: &ChunkId) -> Error {
-    Error::damaged(format!("chunk {id} is needed by a restore point and is not in the index"))
-        .advise("nothing was removed; run 'relict-maint rebuild', or 'relict-maint check' to see what is lost, then this again")
+    Error::damaged(format!("chunk {id} is needed by a restore point and is not in the index")).advise(
+        "nothing was removed; run 'relict-maint rebuild', or 'relict-maint check' to see what is lost, then this again",
+    )
 }
 
 /// Sorts by place.
@@ -408,7 +420,8 @@ impl Plan {
             while let Some(row) = dead.next_if(|row| row.as_ref().map_or(true, |row| package_of(row) <= number)) {
                 let row = row?;
                 let (offset, id) = split(&row);
-                let goes = |parts: &Vec<Range>| parts.iter().any(|(start, end)| (*start..*end).contains(&u64::from(offset)));
+                let goes =
+                    |parts: &Vec<Range>| parts.iter().any(|(start, end)| (*start..*end).contains(&u64::from(offset)));
                 if package_of(&row) == number && package.parts.as_ref().is_none_or(goes) {
                     chunks.push(id);
                 }

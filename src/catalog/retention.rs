@@ -67,8 +67,11 @@ impl FromStr for Age {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
-            Error::new(ErrorKind::Usage, format!("'{}' is not a length of time", super::points::printable(text.as_bytes())))
-                .advise("write it like 90d, 2w, 12h or 1y6m: numbers, each with y, m, w, d or h behind it")
+            Error::new(
+                ErrorKind::Usage,
+                format!("'{}' is not a length of time", super::points::printable(text.as_bytes())),
+            )
+            .advise("write it like 90d, 2w, 12h or 1y6m: numbers, each with y, m, w, d or h behind it")
         };
         let (mut out, mut digits) = (Self::default(), String::new());
         for c in text.chars() {

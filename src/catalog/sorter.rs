@@ -94,7 +94,8 @@ impl<const N: usize> Sorted<N> {
         let mut runs = Vec::new();
         let mut start = 0;
         for (number, records) in self.runs.iter().enumerate() {
-            let mut run = Run { file: self.file.clone(), at: start, end: start + records * N as u64, read: Vec::new(), next: 0 };
+            let mut run =
+                Run { file: self.file.clone(), at: start, end: start + records * N as u64, read: Vec::new(), next: 0 };
             start = run.end;
             if let Some(first) = run.next()? {
                 heads.push(Reverse((first, number)));
@@ -165,8 +166,9 @@ impl<const N: usize> Iterator for Records<'_, N> {
 }
 
 fn temp_error(error: std::io::Error) -> Error {
-    Error::io(format!("sorting in {}", std::env::temp_dir().display()), error)
-        .advise("the directory for temporary files needs room for 32 bytes a chunk; the variable TMPDIR names another one")
+    Error::io(format!("sorting in {}", std::env::temp_dir().display()), error).advise(
+        "the directory for temporary files needs room for 32 bytes a chunk; the variable TMPDIR names another one",
+    )
 }
 
 #[cfg(test)]

@@ -90,8 +90,15 @@ pub struct BackupArgs {
 
 /// Options that choose what a scan takes; a snapshot is sent as a whole.
 const SCAN_ONLY: [&str; 9] = [
-    "exclude", "iexclude", "exclude_file", "exclude_caches", "exclude_if_present", "exclude_larger_than", "one_file_system",
-    "force", "parent",
+    "exclude",
+    "iexclude",
+    "exclude_file",
+    "exclude_caches",
+    "exclude_if_present",
+    "exclude_larger_than",
+    "one_file_system",
+    "force",
+    "parent",
 ];
 
 const PATTERNS: &str = "\
@@ -188,7 +195,8 @@ fn set(text: &str) -> Result<SetId> {
 fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let one = |path: &PathBuf| {
         let failed = |e: std::io::Error| {
-            Error::io(format!("{} cannot be backed up", escape_path(path)), e).advise("check the path; nothing was changed")
+            Error::io(format!("{} cannot be backed up", escape_path(path)), e)
+                .advise("check the path; nothing was changed")
         };
         let parts = path.parent().zip(path.file_name());
         let found = match parts {
@@ -232,7 +240,9 @@ fn parent(args: &BackupArgs, options: &BackupOptions, writer: &Writer) -> Result
     let points = Points::new(writer.repository().point_records()?);
     match args.parent.as_deref() {
         Some("none") => Ok(None),
-        Some(expression) => points.resolve(expression, &Filter::default()).cloned().map(Some).map_err(|e| e.context("--parent")),
+        Some(expression) => {
+            points.resolve(expression, &Filter::default()).cloned().map(Some).map_err(|e| e.context("--parent"))
+        }
         None => {
             let paths: Vec<Vec<u8>> = options.paths.iter().map(|p| p.clone().into_os_string().into_vec()).collect();
             Ok(points.chain_head(&options.host, &options.source, &paths).cloned())
@@ -264,7 +274,8 @@ impl Summary<'_> {
     /// Files that are new, changed and unchanged. Those that could not be read in the end are among them.
     fn files(&self) -> [u64; 3] {
         let [all, changed, unchanged] =
-            [&self.progress.files, &self.progress.changed_files, &self.progress.unchanged_files].map(|n| n.load(Relaxed));
+            [&self.progress.files, &self.progress.changed_files, &self.progress.unchanged_files]
+                .map(|n| n.load(Relaxed));
         [all.saturating_sub(changed + unchanged), changed, unchanged]
     }
 
@@ -277,7 +288,12 @@ impl Summary<'_> {
         };
         let mut out = Out::new();
         out.line(&format!("point   {}  {}", time_name(self.point.time), self.point.id))?;
-        out.line(&format!("files   {} new, {} changed, {} unchanged, {compared}", count(new), count(changed), count(unchanged)))?;
+        out.line(&format!(
+            "files   {} new, {} changed, {} unchanged, {compared}",
+            count(new),
+            count(changed),
+            count(unchanged)
+        ))?;
         out.line(&format!("bytes   {} in {} and {}", size(c.bytes), counted(c.files, "file"), directories(c.dirs)))?;
         out.line(&format!("stored  {} for {} of new data", size(c.stored_bytes), size(c.new_bytes)))?;
         let speed = c.bytes as f64 / self.took.as_secs_f64().max(0.001);
@@ -321,13 +337,27 @@ pub(super) fn left_out(findings: &[Finding], errors: u64, warnings: u64, verbose
         lines.extend(of(severity).take(most).map(|f| format!("  {}: {}", escape(&f.path), escape(f.what.as_bytes()))));
         let more = total.saturating_sub(of(severity).take(most).count() as u64);
         if more > 0 {
-            lines.push(format!("  and {} more{}", count(more), if verbose { "" } else { "; -v lists more, --json all that were kept" }));
+            lines.push(format!(
+                "  and {} more{}",
+                count(more),
+                if verbose { "" } else { "; -v lists more, --json all that were kept" }
+            ));
         }
     };
-    list(Severity::Warning, warnings, format!("relict: {} changed while being read, and may be mixed from old and new:", counted(warnings, "file")));
-    list(Severity::Error, errors, format!("relict: the restore point was made, but {} not in it, or not completely:", is_are(errors)));
+    list(
+        Severity::Warning,
+        warnings,
+        format!("relict: {} changed while being read, and may be mixed from old and new:", counted(warnings, "file")),
+    );
+    list(
+        Severity::Error,
+        errors,
+        format!("relict: the restore point was made, but {} not in it, or not completely:", is_are(errors)),
+    );
     if errors > 0 {
-        lines.push("  everything else is; mend what is wrong (or leave it out by --exclude) and back up again".to_owned());
+        lines.push(
+            "  everything else is; mend what is wrong (or leave it out by --exclude) and back up again".to_owned(),
+        );
     }
     lines
 }
@@ -356,7 +386,9 @@ mod tests {
 
     #[test]
     fn sources_are_named_after_their_paths() {
-        let name = |paths: &[&str]| String::from_utf8(source_of(&paths.iter().map(PathBuf::from).collect::<Vec<_>>())).unwrap();
+        let name = |paths: &[&str]| {
+            String::from_utf8(source_of(&paths.iter().map(PathBuf::from).collect::<Vec<_>>())).unwrap()
+        };
         assert_eq!(name(&["/"]), "root");
         assert_eq!(name(&["/etc"]), "etc");
         assert_eq!(name(&["/home/ann", "/usr/share"]), "home-ann+usr-share");
@@ -372,7 +404,8 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_listed_up_to_a_point() {
-        let finding = |n: u32| Finding { path: format!("/f{n}").into_bytes(), severity: Severity::Error, what: "no".into() };
+        let finding =
+            |n: u32| Finding { path: format!("/f{n}").into_bytes(), severity: Severity::Error, what: "no".into() };
         let all: Vec<_> = (0..30).map(finding).collect();
         let lines = left_out(&all, 35, 0, false);
         assert_eq!(lines.len(), 1 + SHOWN + 2);

@@ -44,7 +44,8 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
     let tree = TreeReader::new(&*repo, point.root);
     let entry = tree.find(path)?;
     if entry.kind != FileKind::File {
-        let advice = if entry.kind == FileKind::Dir { "'relict ls' lists it" } else { "'relict ls -l' shows what it is" };
+        let advice =
+            if entry.kind == FileKind::Dir { "'relict ls' lists it" } else { "'relict ls -l' shows what it is" };
         return Err(Error::new(ErrorKind::Usage, format!("{} is not a regular file", escape(path))).advise(advice));
     }
     write(context, &repo, &tree, entry.ino).map_err(|e| e.context(escape(path)))?;

@@ -66,7 +66,9 @@ impl Context {
         loop {
             let opened = open(&mut || self.password.read());
             match opened {
-                Err(e) if e.kind() == ErrorKind::WrongPassword && self.password.can_ask_again() && attempt < ATTEMPTS => {
+                Err(e)
+                    if e.kind() == ErrorKind::WrongPassword && self.password.can_ask_again() && attempt < ATTEMPTS =>
+                {
                     eprintln!("this password does not open the repository");
                     attempt += 1;
                 }

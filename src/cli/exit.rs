@@ -41,7 +41,9 @@ pub const fn kind_word(kind: ErrorKind) -> &'static str {
 #[must_use]
 pub const fn general_advice(kind: ErrorKind) -> Option<&'static str> {
     Some(match kind {
-        ErrorKind::Locked => "wait until the other program has finished, then run this again; reading and mounting work meanwhile",
+        ErrorKind::Locked => {
+            "wait until the other program has finished, then run this again; reading and mounting work meanwhile"
+        }
         ErrorKind::WrongPassword => "check the password; nothing can open the repository without it",
         ErrorKind::NewerFormat => "use the program that made the repository, or a newer one; nothing was changed",
         ErrorKind::Damaged => "run 'relict-maint check' to see what is damaged and which restore points need it",

@@ -25,8 +25,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// What the background process writes once the mount can be used.
@@ -112,11 +112,15 @@ fn background_log(args: &MountArgs) -> Result<Option<PathBuf>> {
     match opened {
         Some(Ok(path)) => Ok(Some(path)),
         Some(Err(error)) => {
-            eprintln!("relict: what cannot be read in the mount will be told nowhere, for there is no log (--log FILE names one): {error}");
+            eprintln!(
+                "relict: what cannot be read in the mount will be told nowhere, for there is no log (--log FILE names one): {error}"
+            );
             Ok(None)
         }
         None => {
-            eprintln!("relict: what cannot be read in the mount will be told nowhere: neither HOME nor --log FILE names a place for a log");
+            eprintln!(
+                "relict: what cannot be read in the mount will be told nowhere: neither HOME nor --log FILE names a place for a log"
+            );
             Ok(None)
         }
     }
@@ -124,7 +128,9 @@ fn background_log(args: &MountArgs) -> Result<Option<PathBuf>> {
 
 fn open_log(path: &Path) -> Result<File> {
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    let failed = |e| Error::io(format!("opening the log {}", escape_path(path)), e).advise("name a file that you may write by --log");
+    let failed = |e| {
+        Error::io(format!("opening the log {}", escape_path(path)), e).advise("name a file that you may write by --log")
+    };
     opened.map_err(failed)
 }
 
@@ -272,7 +278,9 @@ fn wait_ready(context: &Context, child: &mut Child) -> Result<Option<Vec<u8>>> {
             Err(RecvTimeoutError::Disconnected) => return Ok(Some(Vec::new())),
             // The process finds its pipe closed when it is ready, and unmounts.
             Err(RecvTimeoutError::Timeout) if context.stop.load(Ordering::Relaxed) => {
-                return Err(Error::new(ErrorKind::Interrupted, "interrupted before the mount was ready").advise("run it again"));
+                return Err(
+                    Error::new(ErrorKind::Interrupted, "interrupted before the mount was ready").advise("run it again")
+                );
             }
             Err(RecvTimeoutError::Timeout) => {}
         }

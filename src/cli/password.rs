@@ -89,7 +89,9 @@ impl PasswordSource {
             return Err(empty(self));
         }
         if ask("the same password again: ")? != first {
-            return Err(Error::new(ErrorKind::Usage, "the two passwords differ; nothing was made").advise("run it again"));
+            return Err(
+                Error::new(ErrorKind::Usage, "the two passwords differ; nothing was made").advise("run it again")
+            );
         }
         Ok(first)
     }
@@ -99,7 +101,9 @@ fn empty(source: &PasswordSource) -> Error {
     let what = match source {
         PasswordSource::File(path) => format!("the first line of the password file {} is empty", escape_path(path)),
         PasswordSource::Command(_) => "the password command printed an empty line".to_owned(),
-        PasswordSource::Descriptor(n) => format!("descriptor {} (RELICT_PASSWORD_FD) gave no password", escape(n.as_bytes())),
+        PasswordSource::Descriptor(n) => {
+            format!("descriptor {} (RELICT_PASSWORD_FD) gave no password", escape(n.as_bytes()))
+        }
         PasswordSource::Value(_) | PasswordSource::Ask => "the password is empty".to_owned(),
     };
     let advice = "a repository without a password is made with 'relict init --insecure-no-password', and needs none";
@@ -133,7 +137,8 @@ fn run(command: &OsString) -> Result<Vec<u8>> {
         Error::new(ErrorKind::Io, format!("the password command {how}"))
             .advise("run it by hand to see why; check --password-command or RELICT_PASSWORD_COMMAND")
     };
-    let output = Command::new("/bin/sh").arg("-c").arg(command).stdin(Stdio::inherit()).stderr(Stdio::inherit()).output();
+    let output =
+        Command::new("/bin/sh").arg("-c").arg(command).stdin(Stdio::inherit()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|e| failed(format!("cannot be started: {e}")))?;
     if !output.status.success() {
         return Err(failed(format!("failed ({})", output.status)));

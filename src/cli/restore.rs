@@ -176,14 +176,21 @@ fn show_report(
 fn summary(report: &Report, took: Duration, dry_run: bool) -> Vec<String> {
     let t = &report.totals;
     let mut files = vec![format!("{} new", counted(t.created, "file"))];
-    for (number, word) in [(t.replaced, "replaced"), (t.unchanged, "right already"), (t.kept, "left alone"), (t.links, "hard links")] {
+    for (number, word) in
+        [(t.replaced, "replaced"), (t.unchanged, "right already"), (t.kept, "left alone"), (t.links, "hard links")]
+    {
         if number > 0 {
             files.push(format!("{number} {word}"));
         }
     }
     let mut lines = vec![
         format!("files     {}", files.join(", ")),
-        format!("bytes     {}, {} {}", size(t.bytes), size(t.written_bytes), if dry_run { "to write" } else { "written" }),
+        format!(
+            "bytes     {}, {} {}",
+            size(t.bytes),
+            size(t.written_bytes),
+            if dry_run { "to write" } else { "written" }
+        ),
     ];
     if t.verified > 0 {
         lines.push(format!("verified  {}, {}", counted(t.verified, "file"), size(t.verified_bytes)));
@@ -198,7 +205,8 @@ fn findings(report: &Report) -> Vec<String> {
     if report.is_complete() {
         return Vec::new();
     }
-    let were = if report.totals.findings == 1 { "was not restored as it was" } else { "were not restored as they were" };
+    let were =
+        if report.totals.findings == 1 { "was not restored as it was" } else { "were not restored as they were" };
     let mut lines = vec![format!("relict: {} {were}:", counted(report.totals.findings, "thing"))];
     for finding in report.findings.iter().take(SHOWN) {
         lines.push(format!("  {}: {}", escape(&finding.path), escape(finding.what.as_bytes())));
@@ -211,7 +219,10 @@ fn findings(report: &Report) -> Vec<String> {
     }
     lines.push("  everything else was restored".to_owned());
     if report.findings.iter().any(|f| !f.ranges.is_empty()) {
-        lines.push("  an older restore point may still have the content that is lost: 'relict snapshots' lists them,".to_owned());
+        lines.push(
+            "  an older restore point may still have the content that is lost: 'relict snapshots' lists them,"
+                .to_owned(),
+        );
         lines.push("  and 'relict-maint check' says which restore points the damage concerns".to_owned());
     }
     lines

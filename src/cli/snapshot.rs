@@ -87,7 +87,8 @@ pub fn hold<'c>(commands: &'c Commands, options: &mut BackupOptions) -> Result<H
 fn only_path(options: &BackupOptions) -> Result<&Path> {
     match &options.paths[..] {
         [path] if path.is_dir() => Ok(path),
-        _ => Err(Error::new(ErrorKind::Usage, "a snapshot is made of one directory").advise("name one, and run once for each")),
+        _ => Err(Error::new(ErrorKind::Usage, "a snapshot is made of one directory")
+            .advise("name one, and run once for each")),
     }
 }
 

@@ -13,7 +13,8 @@ fn the_definition_is_consistent() {
 
 #[test]
 fn options_of_every_command_stand_before_or_behind_it() {
-    for line in ["relict -r /x --json snapshots", "relict snapshots -r /x --json", "relict --json snapshots --repo /x"] {
+    for line in ["relict -r /x --json snapshots", "relict snapshots -r /x --json", "relict --json snapshots --repo /x"]
+    {
         let cli = parsed(line).unwrap();
         assert_eq!(cli.global.repo, Some("/x".into()), "{line}");
         assert!(cli.global.json);
@@ -49,7 +50,24 @@ fn every_documented_option_is_understood() {
 #[test]
 fn nothing_here_deletes() {
     let names: Vec<_> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    assert_eq!(names, ["init", "backup", "ingest", "snapshots", "ls", "find", "versions", "diff", "mount", "umount", "restore", "cat", "version"]);
+    assert_eq!(
+        names,
+        [
+            "init",
+            "backup",
+            "ingest",
+            "snapshots",
+            "ls",
+            "find",
+            "versions",
+            "diff",
+            "mount",
+            "umount",
+            "restore",
+            "cat",
+            "version"
+        ]
+    );
 }
 
 #[test]

@@ -225,7 +225,8 @@ fn identity_of(path: &Path) -> Option<((u32, u32), u64)> {
 
 pub(super) fn new_point_id() -> Result<PointId> {
     let mut id = PointId::default();
-    let failed = |error: getrandom::Error| Error::new(ErrorKind::Io, format!("the system gives no random numbers: {error}"));
+    let failed =
+        |error: getrandom::Error| Error::new(ErrorKind::Io, format!("the system gives no random numbers: {error}"));
     getrandom::fill(&mut id.0).map_err(failed)?;
     Ok(id)
 }

@@ -40,9 +40,7 @@ impl Chunker {
     #[must_use]
     pub fn cut(&self, run: &[u8]) -> usize {
         let (small, large) = self.masks;
-        let (_, len) = cut(
-            run, self.min_bytes, self.avg_bytes, self.max_bytes, small, large, small << 1, large << 1,
-        );
+        let (_, len) = cut(run, self.min_bytes, self.avg_bytes, self.max_bytes, small, large, small << 1, large << 1);
         len
     }
 }

@@ -129,18 +129,14 @@ impl Tag {
     fn parse(text: &str) -> Result<Self> {
         let (name, header) = text.split_once(':').unwrap_or((text, ""));
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("marker {text:?} does not begin with a file name"),
-            )
-            .advise("give NAME or NAME:HEADER"));
+            return Err(Error::new(ErrorKind::Usage, format!("marker {text:?} does not begin with a file name"))
+                .advise("give NAME or NAME:HEADER"));
         }
         Ok(Self { name: name.into(), header: header.into() })
     }
 
     fn is_in(&self, dir: &Dir) -> io::Result<bool> {
-        let found =
-            if self.header.is_empty() { dir.stat(&self.name).map(|_| true) } else { self.has_header(dir) };
+        let found = if self.header.is_empty() { dir.stat(&self.name).map(|_| true) } else { self.has_header(dir) };
         match found {
             Err(e) if is_not_there(&e) => Ok(false),
             other => other,
@@ -180,14 +176,12 @@ fn compile(options: &ExcludeOptions) -> Result<Option<Gitignore>> {
     for pattern in &options.iexclude {
         add_argument(&mut builder, pattern, "--iexclude")?;
     }
-    let built =
-        builder.build().map_err(|e| Error::new(ErrorKind::Usage, format!("exclude patterns: {e}")))?;
+    let built = builder.build().map_err(|e| Error::new(ErrorKind::Usage, format!("exclude patterns: {e}")))?;
     Ok((!built.is_empty()).then_some(built))
 }
 
 fn add_file(builder: &mut GitignoreBuilder, path: &Path) -> Result<()> {
-    let bytes =
-        fs::read(path).map_err(|e| Error::io(format!("reading pattern file {}", path.display()), e))?;
+    let bytes = fs::read(path).map_err(|e| Error::io(format!("reading pattern file {}", path.display()), e))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     for (index, line) in bytes.split(|b| *b == b'\n').enumerate() {
         let place = format!("{}:{}", path.display(), index + 1);

@@ -107,15 +107,13 @@ fn bad_patterns_say_what_and_where() {
     for pattern in ["x[", "", "  ", "!", "/", "{a", "a{b,c"] {
         let text = refused(ExcludeOptions { exclude: strings(&["ok", pattern]), ..Default::default() });
         assert!(
-            text.contains("--exclude") && text.contains(&format!("{:?}", pattern.trim_end()))
-                || pattern == "  ",
+            text.contains("--exclude") && text.contains(&format!("{:?}", pattern.trim_end())) || pattern == "  ",
             "{text}"
         );
         let text = refused(ExcludeOptions { iexclude: strings(&[pattern]), ..Default::default() });
         assert!(text.contains("--iexclude"), "{text}");
     }
-    for (content, expected) in [(&b"ok\n# c\n[z-a]\n"[..], ":3)"), (b"[\xff]\n", ":1)"), (b"\r\n!\r\n", ":2)")]
-    {
+    for (content, expected) in [(&b"ok\n# c\n[z-a]\n"[..], ":3)"), (b"[\xff]\n", ":1)"), (b"\r\n!\r\n", ":2)")] {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), content).unwrap();
         let text = refused(ExcludeOptions { exclude_files: vec![file.path().into()], ..Default::default() });
@@ -159,11 +157,8 @@ fn marked_directories() {
 
 #[test]
 fn only_regular_files_are_tags_with_a_header() {
-    let options = ExcludeOptions {
-        exclude_caches: true,
-        exclude_if_present: strings(&[".skip"]),
-        ..Default::default()
-    };
+    let options =
+        ExcludeOptions { exclude_caches: true, exclude_if_present: strings(&[".skip"]), ..Default::default() };
     let excludes = Excludes::new(&options).unwrap();
     let temp = tempfile::tempdir().unwrap();
     let dir = Dir::open_root(temp.path()).unwrap();
@@ -190,7 +185,9 @@ fn pattern_files_need_not_be_text() {
     for path in [&b"/home/Gem\xe4lde/"[..], b"/d/\xc3\xa4\xff", b"/\xc3\xa4\xfe-any high byte"] {
         assert!(is_excluded(&excludes, path), "{}", path.escape_ascii());
     }
-    for path in [&b"/home/Gemalde/"[..], b"/home/Gem\xe4lde", b"/caf\xe9", b"/\xc3\xa4x", b"/home/Gem/lde/", b"/home/Gemlde/"] {
+    for path in
+        [&b"/home/Gemalde/"[..], b"/home/Gem\xe4lde", b"/caf\xe9", b"/\xc3\xa4x", b"/home/Gem/lde/", b"/home/Gemlde/"]
+    {
         assert!(!is_excluded(&excludes, path), "{}", path.escape_ascii());
     }
     std::fs::write(&file, b"ok\n[\xe4]x\n").unwrap();

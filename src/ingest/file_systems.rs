@@ -13,8 +13,23 @@ type Device = ((u32, u32), u64);
 
 /// Kinds of file systems that hold no files but the kernel's own state.
 const NO_FILES: [&str; 17] = [
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl",
-    "hugetlbfs", "mqueue", "proc", "pstore", "securityfs", "sysfs", "tracefs",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "proc",
+    "pstore",
+    "securityfs",
+    "sysfs",
+    "tracefs",
 ];
 
 /// A line of the mount table.

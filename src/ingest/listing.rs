@@ -84,7 +84,12 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Reads a directory; of `only`, if given, no more than these names.
-    fn read(dir: SourceDir, only: Option<&[Vec<u8>]>, excludes: &Excludes, stand_in: Option<&StandIn>) -> io::Result<Self> {
+    fn read(
+        dir: SourceDir,
+        only: Option<&[Vec<u8>]>,
+        excludes: &Excludes,
+        stand_in: Option<&StandIn>,
+    ) -> io::Result<Self> {
         let entries = match only {
             Some(names) => names.iter().map(|name| DirEntry { name: name.clone(), kind: None, ino: 0 }).collect(),
             None => listed(&dir, excludes)?,

@@ -35,10 +35,16 @@ pub(super) fn read(run: &Run<'_>, walked: &mut WalkEnd) -> Result<()> {
             // The names in the tree are counted, and this one is not among them any more.
             walked.links.lose_name(file.source);
             edits.push((Key::Dirent(file.dir_ino, &file.name).encode(), Edit::Delete));
-            run.find(file.path, Severity::Note, "it went away before it was read; the file was read by another of its names");
+            run.find(
+                file.path,
+                Severity::Note,
+                "it went away before it was read; the file was read by another of its names",
+            );
         } else {
             let (severity, what) = match (file.unread.as_ref().and_then(io::Error::raw_os_error), gone == names.len()) {
-                (Some(libc::ENOENT), true) => (Severity::Note, "it went away before it was read, under all its names".into()),
+                (Some(libc::ENOENT), true) => {
+                    (Severity::Note, "it went away before it was read, under all its names".into())
+                }
                 _ => (Severity::Error, format!("it cannot be read and is left out under all its names: {error}")),
             };
             run.find(file.path.clone(), severity, what);

@@ -66,7 +66,8 @@ impl Scan<'_> {
         let bounds = Bounds::new(self.threads, self.memory_bytes, chunker.max_bytes());
         let old = self.old.map(|(nodes, root)| OldTree { nodes, root });
         let run = Run::new(sink, old, chunker, monitor, stop, self.memory_bytes / 4);
-        let (buffers, ahead) = (Buffers::default(), Ahead::new(self.excludes, self.stand_in, self.open_dirs(bounds).waiting));
+        let (buffers, ahead) =
+            (Buffers::default(), Ahead::new(self.excludes, self.stand_in, self.open_dirs(bounds).waiting));
         let walked = std::thread::scope(|scope| {
             let (queues, inbox) = queues(bounds);
             for _ in 0..bounds.workers {
@@ -91,7 +92,14 @@ impl Scan<'_> {
         Finish { old, walked, dead: Seen::default() }.finish(end)
     }
 
-    fn walk<'a>(&self, run: &Run<'a>, ahead: &Ahead<'_>, queues: Queues<'a>, roots: Roots, bounds: Bounds) -> Result<WalkEnd> {
+    fn walk<'a>(
+        &self,
+        run: &Run<'a>,
+        ahead: &Ahead<'_>,
+        queues: Queues<'a>,
+        roots: Roots,
+        bounds: Bounds,
+    ) -> Result<WalkEnd> {
         let file_systems = FileSystems::new(self.file_systems.clone());
         let open_dirs = self.open_dirs(bounds);
         let walker = Walker::new(run, ahead, queues, self.rules, open_dirs, file_systems, self.next_ino);

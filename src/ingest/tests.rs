@@ -276,7 +276,8 @@ impl Tree {
                     let content = tree.content.get_mut(&ino).unwrap();
                     content[offset..offset + extent.len as usize].copy_from_slice(&chunks[&extent.chunk]);
                     let inode = tree.inodes.get_mut(&ino).unwrap();
-                    inode.data_bytes = inode.data_bytes.checked_sub(u64::from(extent.len)).expect("more extents than data");
+                    inode.data_bytes =
+                        inode.data_bytes.checked_sub(u64::from(extent.len)).expect("more extents than data");
                 }
                 Key::Target(ino) => _ = tree.content.insert(ino, value.to_vec()),
                 Key::SourceIno(fs, ino) => {
@@ -295,14 +296,19 @@ impl Tree {
             assert_eq!(self.inodes[&dirent.ino].kind(), dirent.kind);
             *names.entry(dirent.ino).or_default() += 1;
         }
-        assert_eq!(names.keys().collect::<Vec<_>>(), self.inodes.keys().collect::<Vec<_>>(), "inodes without names, or the reverse");
+        assert_eq!(
+            names.keys().collect::<Vec<_>>(),
+            self.inodes.keys().collect::<Vec<_>>(),
+            "inodes without names, or the reverse"
+        );
         assert!(self.owners.iter().all(|ino| *ino == 0 || self.inodes.contains_key(ino)), "entries of no inode");
         for (ino, inode) in &self.inodes {
             assert!(*ino < point.next_ino);
             assert_eq!(inode.data_bytes, 0, "fewer extents than data");
             if inode.kind() == FileKind::Dir {
                 assert!(names[ino] <= 1, "a directory with two names");
-                let subdirs = self.names.get(ino).map_or(0, |names| names.values().filter(|d| d.kind == FileKind::Dir).count());
+                let subdirs =
+                    self.names.get(ino).map_or(0, |names| names.values().filter(|d| d.kind == FileKind::Dir).count());
                 assert_eq!(inode.nlink as usize, 2 + subdirs);
             } else {
                 assert_eq!(inode.nlink, names[ino]);
@@ -590,13 +596,19 @@ fn extended_attributes_come_and_go() {
     let xattrs = |world: &World| {
         let all = world.dump(&world.last).into_iter();
         let all = all.filter_map(|(key, value)| match Key::decode(&key).unwrap() {
-            Key::Xattr(ino, name) if name.starts_with(b"user.") => Some((ino, String::from_utf8(name.to_vec()).unwrap(), value)),
+            Key::Xattr(ino, name) if name.starts_with(b"user.") => {
+                Some((ino, String::from_utf8(name.to_vec()).unwrap(), value))
+            }
             _ => None,
         });
         all.collect::<Vec<_>>()
     };
     let (file, dir) = (world.ino_of("file"), world.ino_of("dir"));
-    let expected = [(dir, "user.c".into(), b"3".to_vec()), (file, "user.a".into(), b"1".to_vec()), (file, "user.b".into(), b"2".to_vec())];
+    let expected = [
+        (dir, "user.c".into(), b"3".to_vec()),
+        (file, "user.a".into(), b"1".to_vec()),
+        (file, "user.b".into(), b"2".to_vec()),
+    ];
     assert_eq!(xattrs(&world), expected);
     let handle = File::open(world.at("file")).unwrap();
     crate::os::xattr::remove_xattr_fd(&handle, b"user.a").unwrap();
@@ -620,7 +632,8 @@ fn excluded_things_are_as_if_they_were_not_there() {
     tree.check_whole(&made.point);
     let mut paths = BTreeMap::new();
     tree.paths(tree.root_of(&world.source), Path::new(""), &mut paths);
-    let gone = |path: &PathBuf| path.starts_with("d2") || path.to_string_lossy().ends_with('1') || path == Path::new("large");
+    let gone =
+        |path: &PathBuf| path.starts_with("d2") || path.to_string_lossy().ends_with('1') || path == Path::new("large");
     assert!(!paths.keys().any(gone));
     assert!(paths.contains_key(Path::new("d3/e0/f3")));
 }
@@ -675,7 +688,8 @@ fn a_large_file_is_read_by_another_name_too() {
     fs::hard_link(world.at("dir/first"), world.at("other/name")).unwrap();
     fs::hard_link(world.at("dir/first"), world.at("other/gone")).unwrap();
     let gone = [world.at("dir/first"), world.at("other/gone")];
-    *world.sink.at_first_claim.lock().unwrap() = Some(Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap())));
+    *world.sink.at_first_claim.lock().unwrap() =
+        Some(Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap())));
     let made = world.scan_from(&Point::default(), false);
     Tree::read(&world, &made.point).check_whole(&made.point);
     assert_eq!(made.counts.errors, 0, "{:?}", made.findings);
@@ -691,7 +705,8 @@ fn a_file_with_names_that_are_all_gone_is_left_out_under_all() {
     world.write("first", &noise(9, 2_000_000));
     fs::hard_link(world.at("first"), world.at("second")).unwrap();
     let gone = [world.at("first"), world.at("second")];
-    *world.sink.at_first_claim.lock().unwrap() = Some(Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap())));
+    *world.sink.at_first_claim.lock().unwrap() =
+        Some(Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap())));
     let made = world.scan_from(&Point::default(), false);
     assert_eq!(made.findings, [(Severity::Note, "it went away before it was read, under all its names".to_owned())]);
     Tree::read(&world, &made.point).check_whole(&made.point);
@@ -705,7 +720,10 @@ fn a_scan_keeps_few_directories_open() {
     assert_eq!(OpenDirs::new(1 << 20, 7), OpenDirs { waiting: 128, batch: 16, parents: 4096 });
     for (limit, batches) in [(1024, 7), (256, 7), (128, 7), (1024, 100)] {
         let OpenDirs { waiting, batch, parents } = OpenDirs::new(limit, batches);
-        assert!((waiting + batch * batches + parents) as u64 <= limit / 2 + 100.min(batches as u64), "{limit} {batches}");
+        assert!(
+            (waiting + batch * batches + parents) as u64 <= limit / 2 + 100.min(batches as u64),
+            "{limit} {batches}"
+        );
     }
 }
 

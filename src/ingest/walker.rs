@@ -209,7 +209,13 @@ impl<'w, 'a> Walker<'w, 'a> {
         if roots.whole { Take::All(self.rules.one_file_system.then_some(stat.dev)) } else { Take::Only(roots) }
     }
 
-    fn directory(&mut self, item: DirItem, path: &[u8], listing: io::Result<Listing>, slot: Option<&Slot>) -> Result<()> {
+    fn directory(
+        &mut self,
+        item: DirItem,
+        path: &[u8],
+        listing: io::Result<Listing>,
+        slot: Option<&Slot>,
+    ) -> Result<()> {
         self.run.monitor.on_dir(path);
         self.end.counts.dirs += 1;
         let mut old_names = OldNames::new(self.run, &item)?;
@@ -388,11 +394,14 @@ impl<'w, 'a> Walker<'w, 'a> {
         if must_read && is_other && !self.read_other(found, ino, old)? {
             return Ok(false);
         }
-        self.run.monitor.on_file(content_bytes, match old {
-            None => News::New,
-            Some(_) if must_read => News::Changed,
-            Some(_) => News::Unchanged,
-        });
+        self.run.monitor.on_file(
+            content_bytes,
+            match old {
+                None => News::New,
+                Some(_) if must_read => News::Changed,
+                Some(_) => News::Unchanged,
+            },
+        );
         self.end.counts.files += 1;
         self.end.counts.bytes += content_bytes;
         if found.is_shared() {
@@ -401,7 +410,9 @@ impl<'w, 'a> Walker<'w, 'a> {
             self.end.links.add(found.source(), link);
         }
         match unchanged {
-            Some(old) if !must_read && !found.is_shared() => self.put_inode(ino, Some(&old), &Inode { nlink: 1, ..old }),
+            Some(old) if !must_read && !found.is_shared() => {
+                self.put_inode(ino, Some(&old), &Inode { nlink: 1, ..old })
+            }
             Some(_) if !must_read => {}
             _ if !is_other => {
                 if found.is_shared() {
@@ -416,7 +427,8 @@ impl<'w, 'a> Walker<'w, 'a> {
 
     /// Whether content of an unchanged file is known to be lost in the repository: then it is read and stored again.
     fn is_lost(&self, found: &Found<'_>, ino: u64) -> Result<bool> {
-        let Some(old) = self.run.old.filter(|_| found.stat.kind == FileKind::File && self.run.sink.knows_damage()) else {
+        let Some(old) = self.run.old.filter(|_| found.stat.kind == FileKind::File && self.run.sink.knows_damage())
+        else {
             return Ok(false);
         };
         let chunk = |entry: Result<Entry>| Ok(Extent::decode(entry?.value())?.chunk);
@@ -448,7 +460,8 @@ impl<'w, 'a> Walker<'w, 'a> {
         if found.stat.kind == FileKind::Symlink {
             match found.parent.dir.read_link(found.name) {
                 Ok(target) => {
-                    let mut rows = RowMerge::new(self.run.old.as_ref().filter(|_| old.is_some()), ino, KeyKind::Target)?;
+                    let mut rows =
+                        RowMerge::new(self.run.old.as_ref().filter(|_| old.is_some()), ino, KeyKind::Target)?;
                     rows.put(Key::Target(ino).encode(), target, &mut self.edits)?;
                     rows.finish(&mut self.edits)?;
                 }
@@ -533,7 +546,9 @@ impl<'w, 'a> Walker<'w, 'a> {
                 self.run.find(found.parent.path_of(found.name), Severity::Note, what);
                 nothing()
             }
-            Take::All(_) if found.stat.mount != found.dir.stat.mount && self.end.file_systems.holds_no_files(&found.stat) => {
+            Take::All(_)
+                if found.stat.mount != found.dir.stat.mount && self.end.file_systems.holds_no_files(&found.stat) =>
+            {
                 let what = "it shows the kernel's state, not files; its content is left out";
                 self.run.find(found.parent.path_of(found.name), Severity::Note, what);
                 nothing()

@@ -7,8 +7,8 @@ use crate::Result;
 use crate::view::{Attr, DirEntry, Ino, Seek, View};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 use repo_format::{FileKind, Time};
 use std::ffi::OsStr;
@@ -373,7 +373,9 @@ impl Filesystem for Adapter {
 
     fn lseek(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.count(Request::Lseek);
-        let (Ok(from), Some(what)) = (u64::try_from(offset), seek_of(whence)) else { return reply.error(Errno::EINVAL) };
+        let (Ok(from), Some(what)) = (u64::try_from(offset), seek_of(whence)) else {
+            return reply.error(Errno::EINVAL);
+        };
         match self.view.seek(ino_of(ino), from, what) {
             Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Ok(None) => reply.error(Errno::ENXIO),

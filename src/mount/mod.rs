@@ -24,8 +24,8 @@
 mod adapter;
 mod ahead;
 mod errno;
-mod figures;
 mod fetch;
+mod figures;
 mod neighbours;
 mod session;
 #[cfg(test)]

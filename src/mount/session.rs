@@ -16,8 +16,8 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// How often the repository is looked at for new restore points.
@@ -83,7 +83,8 @@ pub fn run<B: Backing + 'static>(
     stop: &AtomicBool,
 ) -> Result<()> {
     os::memory::keep_heaps_small();
-    let mountpoint = mountpoint.canonicalize().map_err(|e| Error::io(format!("mount point {}", mountpoint.display()), e))?;
+    let mountpoint =
+        mountpoint.canonicalize().map_err(|e| Error::io(format!("mount point {}", mountpoint.display()), e))?;
     refuse_nesting(repository.directory(), &mountpoint)?;
     let name = repository.name();
     let owner = Owner { uid: os::geteuid(), gid: os::getegid() };
@@ -107,7 +108,8 @@ pub fn run<B: Backing + 'static>(
 /// A mount over or in its own repository would wait for itself.
 fn refuse_nesting(repository: Option<&Path>, mountpoint: &Path) -> Result<()> {
     let Some(repository) = repository else { return Ok(()) };
-    let repository = repository.canonicalize().map_err(|e| Error::io(format!("repository {}", repository.display()), e))?;
+    let repository =
+        repository.canonicalize().map_err(|e| Error::io(format!("repository {}", repository.display()), e))?;
     let refuse = |why: &str| {
         let what = format!("nothing can be mounted at {}: {why} {}", mountpoint.display(), repository.display());
         Err(Error::new(ErrorKind::Usage, what).advise("choose a directory outside of the repository"))
@@ -234,7 +236,9 @@ fn explain(mountpoint: &Path, error: io::Error) -> Error {
     let what = format!("mounting at {}", mountpoint.display());
     let words = error.to_string();
     let advice = match error.kind() {
-        io::ErrorKind::NotFound => "FUSE is missing: try 'modprobe fuse', and install the package fuse3 to mount without root",
+        io::ErrorKind::NotFound => {
+            "FUSE is missing: try 'modprobe fuse', and install the package fuse3 to mount without root"
+        }
         io::ErrorKind::PermissionDenied if words.contains("user_allow_other") => {
             "--allow-other without root needs the line 'user_allow_other' in /etc/fuse.conf"
         }

@@ -56,7 +56,11 @@ impl Mount {
     }
 
     fn shell(&self, script: &str) -> String {
-        let output = Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(self.dir.path()).output().unwrap();
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .current_dir(self.dir.path())
+            .output()
+            .unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(output.status.success(), "{script}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
@@ -83,8 +87,8 @@ fn published(build: impl FnOnce(&mut TreeBuilder, &MemoryBacking)) -> Arc<Memory
 
 /// user::rwx, user 1:r--, group::r-x, mask::r-x, other::---
 const ACL: [u8; 44] = [
-    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 4, 0, 1, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5, 0, 255, 255,
-    255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
+    2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 4, 0, 1, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5, 0,
+    255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
 ];
 
 /// Every kind of inode.
@@ -129,7 +133,10 @@ fn files_have_their_attributes() {
     let expected = "b disk\nc null\nd d\nd empty dir\nf acl\nf caps\nf file\nf nothing\nf second name\nf sparse\nl link\np fifo\ns socket\n";
     assert_eq!(entries, expected);
     let flags = mount.shell(&format!("findmnt -no FSTYPE,OPTIONS {}", mount.dir.path().display()));
-    assert!(flags.contains("fuse.relict") && ["ro", "nosuid", "nodev"].iter().all(|flag| flags.contains(flag)), "{flags}");
+    assert!(
+        flags.contains("fuse.relict") && ["ro", "nosuid", "nodev"].iter().all(|flag| flags.contains(flag)),
+        "{flags}"
+    );
     assert_eq!(mount.shell("stat -fc '%s %l' .").trim(), "4096 255");
 }
 
@@ -138,7 +145,9 @@ fn extended_attributes_and_acls_are_seen_by_their_tools() {
     for allow_other in [false, true] {
         let mount = Mount::with(&published(menagerie), |options| options.allow_other = allow_other);
         let dump = mount.shell("cd snapshots/latest/d; getfattr -hd -m- -e hex acl caps file nothing");
-        for expected in ["system.posix_acl_access=0x02", "security.capability=0x0100000200040000", "user.colour=0x726564"] {
+        for expected in
+            ["system.posix_acl_access=0x02", "security.capability=0x0100000200040000", "user.colour=0x726564"]
+        {
             assert!(dump.contains(expected), "{expected} in {dump}");
         }
         assert!(!dump.contains("nothing"));
@@ -160,12 +169,21 @@ fn copies_are_the_same() {
         let list = "find . -printf '%P %y %m %U %G %s %n %T@ %l\\n' | grep -v '^socket\\|^ d' | sort";
         let original = mount.shell(&format!("cd snapshots/latest/d && {list}"));
         let copied = mount.shell(&format!("cd {out}/{copy} && {list}"));
-        let no_dirs = |text: &str| text.lines().filter(|line| !line.contains(" d ")).map(str::to_string).collect::<Vec<_>>();
+        let no_dirs =
+            |text: &str| text.lines().filter(|line| !line.contains(" d ")).map(str::to_string).collect::<Vec<_>>();
         assert_eq!(no_dirs(&original), no_dirs(&copied), "{copy}");
         let attrs = "find . | LC_ALL=C sort | xargs -d '\\n' getfattr -hd -m- | grep -v '^$'";
-        assert_eq!(mount.shell(&format!("cd snapshots/latest/d && {attrs}")), mount.shell(&format!("cd {out}/{copy} && {attrs}")));
-        assert!(fs::metadata(target.path().join(copy).join("sparse")).unwrap().blocks() < 100, "holes stay holes in {copy}");
-        mount.shell(&format!("cmp snapshots/latest/d/sparse {out}/{copy}/sparse && cmp snapshots/latest/d/file {out}/{copy}/file"));
+        assert_eq!(
+            mount.shell(&format!("cd snapshots/latest/d && {attrs}")),
+            mount.shell(&format!("cd {out}/{copy} && {attrs}"))
+        );
+        assert!(
+            fs::metadata(target.path().join(copy).join("sparse")).unwrap().blocks() < 100,
+            "holes stay holes in {copy}"
+        );
+        mount.shell(&format!(
+            "cmp snapshots/latest/d/sparse {out}/{copy}/sparse && cmp snapshots/latest/d/file {out}/{copy}/file"
+        ));
     }
 }
 
@@ -302,7 +320,10 @@ fn the_largest_files_are_read_at_their_ends() {
     assert_eq!(file.read_at(&mut bytes, size - 1).unwrap(), 1);
     assert_eq!(file.read_at(&mut bytes, size).unwrap(), 0);
     let seeks = "import os; f = os.open('snapshots/latest/huge', 0); print([os.lseek(f, *a) for a in [(0, os.SEEK_DATA), (5000, os.SEEK_HOLE), (12288, os.SEEK_DATA), (-1, os.SEEK_END)]])";
-    assert_eq!(mount.shell(&format!("python3 -c \"{seeks}\"")).trim(), format!("[4096, 12288, {}, {}]", size - 8192, size - 1));
+    assert_eq!(
+        mount.shell(&format!("python3 -c \"{seeks}\"")).trim(),
+        format!("[4096, 12288, {}, {}]", size - 8192, size - 1)
+    );
 }
 
 #[test]
@@ -310,12 +331,16 @@ fn new_points_appear_and_old_ones_go() {
     let backing = published(menagerie);
     let mount = Mount::new(&backing);
     let names = || {
-        let mut names: Vec<_> = fs::read_dir(mount.path("snapshots")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(mount.path("snapshots")).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         names
     };
     let open = fs::File::open(mount.point("d/file")).unwrap();
-    assert_eq!((names().len(), fs::read_link(mount.path("latest")).unwrap()), (2, "snapshots/1970-01-01T00-00-00Z".into()));
+    assert_eq!(
+        (names().len(), fs::read_link(mount.path("latest")).unwrap()),
+        (2, "snapshots/1970-01-01T00-00-00Z".into())
+    );
     assert!(!mount.path("snapshots/1970-01-01T00-01-00Z").exists());
     let mut tree = TreeBuilder::new();
     tree.file(&backing, "later", b"l");
@@ -362,11 +387,14 @@ fn a_mount_in_use_ends_when_it_is_left() {
 fn nobody_to_tell_means_no_mount() {
     let dir = tempfile::tempdir().unwrap();
     let gone = || Err(Error::new(ErrorKind::Interrupted, "nobody listens"));
-    let error = run(published(menagerie), dir.path(), &MountOptions::default(), &gone, &AtomicBool::new(false)).unwrap_err();
+    let error =
+        run(published(menagerie), dir.path(), &MountOptions::default(), &gone, &AtomicBool::new(false)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     let missing = dir.path().join("missing");
-    assert!(run(published(menagerie), &missing, &MountOptions::default(), &|| Ok(()), &AtomicBool::new(false)).is_err());
+    assert!(
+        run(published(menagerie), &missing, &MountOptions::default(), &|| Ok(()), &AtomicBool::new(false)).is_err()
+    );
 }
 
 /// One directory of a thousand small files.
@@ -401,7 +429,11 @@ fn what_is_known_is_not_asked_again() {
 fn small_files_are_there_before_they_are_asked_for() {
     let mount = Mount::new(&thousand());
     mount.shell("cat snapshots/latest/d/0500 snapshots/latest/d/0100");
-    assert_eq!((mount.counts.of(Request::Read), mount.counts.stored()), (2, 0), "two files anywhere are not read in order");
+    assert_eq!(
+        (mount.counts.of(Request::Read), mount.counts.stored()),
+        (2, 0),
+        "two files anywhere are not read in order"
+    );
     let sum = mount.shell("cat snapshots/latest/d/* | sha256sum");
     let expected: String = (0..1000).map(|n| format!("content {n}")).collect();
     let check = tempfile::NamedTempFile::new().unwrap();

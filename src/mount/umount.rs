@@ -22,7 +22,9 @@ pub fn umount(path: &Path, lazy: bool) -> Result<()> {
 fn by_helper(path: &Path, lazy: bool) -> Result<()> {
     let mut command = Command::new("fusermount3");
     command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(path);
-    let output = command.output().map_err(|e| Error::io("starting fusermount3", e).advise("install the package fuse3, or run as root"))?;
+    let output = command
+        .output()
+        .map_err(|e| Error::io("starting fusermount3", e).advise("install the package fuse3, or run as root"))?;
     if output.status.success() {
         return Ok(());
     }

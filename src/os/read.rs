@@ -168,9 +168,8 @@ pub fn punch_hole(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
     let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     loop {
         // SAFETY: a plain system call on an open descriptor.
-        let done = check(unsafe {
-            libc::fallocate64(file.as_raw_fd(), flags, offset.cast_signed(), bytes.cast_signed())
-        });
+        let done =
+            check(unsafe { libc::fallocate64(file.as_raw_fd(), flags, offset.cast_signed(), bytes.cast_signed()) });
         match done {
             Err(e) if is_errno(&e, &[libc::EINTR]) => {}
             other => return other.map(drop),

@@ -231,8 +231,7 @@ fn acls_and_capabilities_are_xattrs() {
     }
     let p = place();
     let file = p.dir.create_file(b"f", 0o640).unwrap();
-    let capability: Vec<u8> =
-        [0x0200_0001u32, 1 << 10, 0, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let capability: Vec<u8> = [0x0200_0001u32, 1 << 10, 0, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
     let mut acl = 2u32.to_le_bytes().to_vec();
     for (tag, rights, id) in
         [(1u16, 6u16, u32::MAX), (2, 4, 1000), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]
@@ -310,8 +309,7 @@ fn reads_are_whole_or_end_the_file() {
 fn times_far_away_and_before_1970() {
     let p = place();
     p.dir.create_file(b"f", 0o600).unwrap();
-    for when in [time(-1, 999_999_999), time(-1_000_000_000, 1), time(7_258_118_400, 123_456_789), time(0, 0)]
-    {
+    for when in [time(-1, 999_999_999), time(-1_000_000_000, 1), time(7_258_118_400, 123_456_789), time(0, 0)] {
         p.dir.set_times(b"f", when, Some(time(5, 6))).unwrap();
         let stat = p.dir.stat(b"f").unwrap();
         assert_eq!((stat.mtime, stat.atime), (when, time(5, 6)));
@@ -347,8 +345,7 @@ fn owners_modes_and_devices() {
     p.dir.symlink(b"f", b"l").unwrap();
     p.dir.set_owner(b"l", 12, 34).unwrap();
     p.dir.set_owner_self(56, 78).unwrap();
-    let (link, file, own) =
-        (p.dir.stat(b"l").unwrap(), p.dir.stat(b"f").unwrap(), p.dir.stat_self().unwrap());
+    let (link, file, own) = (p.dir.stat(b"l").unwrap(), p.dir.stat(b"f").unwrap(), p.dir.stat_self().unwrap());
     assert_eq!(((link.uid, link.gid), file.uid, (own.uid, own.gid)), ((12, 34), 0, (56, 78)));
     for (name, kind) in [(b"c", FileKind::CharDevice), (b"b", FileKind::BlockDevice)] {
         match p.dir.mknod(name, kind, 0o600, (259, 70_000)) {

@@ -201,7 +201,8 @@ pub fn rename(from_dir: &Dir, from_name: &[u8], to_dir: &Dir, to_name: &[u8]) ->
 pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     let (one, other) = (CString::new(one.as_os_str().as_bytes())?, CString::new(other.as_os_str().as_bytes())?);
     // SAFETY: both names are NUL-terminated and live through the call.
-    let done = unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
+    let done =
+        unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
     check(done).map(drop)
 }
 

@@ -135,8 +135,7 @@ impl Item {
             Err(e) if is_errno(&e, &[libc::EOPNOTSUPP, libc::ENOSYS]) => return Ok(Vec::new()),
             other => other?,
         };
-        let mut names: Vec<_> =
-            listed.split(|b| *b == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
+        let mut names: Vec<_> = listed.split(|b| *b == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -197,10 +196,7 @@ impl Item {
 }
 
 /// Runs a call that fills a buffer, with more room until it fits: others may add to it meanwhile.
-fn growing(
-    first_room: usize,
-    mut call: impl FnMut(*mut u8, usize) -> io::Result<usize>,
-) -> io::Result<Vec<u8>> {
+fn growing(first_room: usize, mut call: impl FnMut(*mut u8, usize) -> io::Result<usize>) -> io::Result<Vec<u8>> {
     let mut buffer = Vec::<u8>::with_capacity(first_room);
     for _ in 0..TRIES {
         match call(buffer.as_mut_ptr(), buffer.capacity()) {

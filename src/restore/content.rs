@@ -117,7 +117,14 @@ impl<'s> Segments<'s> {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn compare(&mut self, file: &File, start: u64, end: u64, pieces: &[Piece], damage: &mut Damage) -> io::Result<()> {
+    pub fn compare(
+        &mut self,
+        file: &File,
+        start: u64,
+        end: u64,
+        pieces: &[Piece],
+        damage: &mut Damage,
+    ) -> io::Result<()> {
         let mut at = start;
         for piece in pieces {
             self.compare_zeros(file, at, piece.offset, damage)?;

@@ -4,9 +4,9 @@
 //! finished: every job holds its directory, every directory its parent, and the last one to let go
 //! applies the attributes. So children come before parents without a list of all directories.
 
+use super::Mode;
 use super::lookup::{Head, components};
 use super::meta::{self, Place};
-use super::Mode;
 use super::report::{Finding, normal_path};
 use super::shared::Shared;
 use crate::os::Dir;
@@ -75,7 +75,13 @@ impl<'s> DirNode<'s> {
     /// The target itself, which is open already.
     ///
     /// In a dry run it may not exist: None.
-    pub(super) fn target(shared: &'s Shared<'s>, dir: Option<Dir>, ino: u64, head: Option<Head>, fresh: bool) -> Arc<Self> {
+    pub(super) fn target(
+        shared: &'s Shared<'s>,
+        dir: Option<Dir>,
+        ino: u64,
+        head: Option<Head>,
+        fresh: bool,
+    ) -> Arc<Self> {
         let plain = dir.as_ref().is_none_or(|dir| {
             if fresh && !meta::inherits_nothing(shared, dir) {
                 meta::drop_inherited(shared, dir);
@@ -107,7 +113,8 @@ impl<'s> DirNode<'s> {
 
     /// Path in the restore point.
     pub(super) fn path(&self) -> Vec<u8> {
-        let mut names: Vec<&[u8]> = std::iter::successors(Some(self), |d| d.parent.as_deref()).map(|d| &*d.name).collect();
+        let mut names: Vec<&[u8]> =
+            std::iter::successors(Some(self), |d| d.parent.as_deref()).map(|d| &*d.name).collect();
         names.push(&self.shared.base);
         names.reverse();
         normal_path(&names.join(&b'/'))

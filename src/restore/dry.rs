@@ -1,9 +1,9 @@
 //! What a restore would do to one file, without doing it.
 
-use super::{Overwrite, meta};
 use super::report::Progress;
 use super::shared::Shared;
 use super::window::NodeJob;
+use super::{Overwrite, meta};
 use repo_format::FileKind;
 
 /// Counts a job as what a restore would make of it.

@@ -60,9 +60,9 @@ pub(super) fn whole(shared: &Shared<'_>, segments: &mut Segments<'_>, job: &Node
     let filled = match opened.why {
         Why::Right => Ok(()),
         Why::Compared => segments.compare(&opened.file, 0, size, &job.pieces, &mut damage),
-        Why::Created | Why::Replaced => segments
-            .write(&opened.file, &job.pieces, &mut damage)
-            .and_then(|()| set_size(&opened.file, job, &damage)),
+        Why::Created | Why::Replaced => {
+            segments.write(&opened.file, &job.pieces, &mut damage).and_then(|()| set_size(&opened.file, job, &damage))
+        }
     };
     finish(shared, job, opened, damage, filled.err());
 }
@@ -137,7 +137,11 @@ impl LargeFile<'_> {
 }
 
 /// Opens what is to be filled, compared or mended; None when there is nothing to do.
-fn begin(shared: &Shared<'_>, job: &NodeJob<'_>, right: &mut dyn FnMut(&File) -> io::Result<bool>) -> io::Result<Option<Opened>> {
+fn begin(
+    shared: &Shared<'_>,
+    job: &NodeJob<'_>,
+    right: &mut dyn FnMut(&File) -> io::Result<bool>,
+) -> io::Result<Option<Opened>> {
     let dir = job.dir.open()?;
     if shared.mode == Mode::Verify {
         return begin_compare(shared, &dir, job);
@@ -246,19 +250,25 @@ fn finish(shared: &Shared<'_>, job: &NodeJob<'_>, opened: Opened, damage: Damage
     }
     let progress = shared.progress;
     Progress::add(&progress.files, u64::from(opened.why != Why::Compared));
-    Progress::add(match opened.why {
-        Why::Created => &progress.created,
-        Why::Replaced => &progress.replaced,
-        Why::Right => &progress.unchanged,
-        Why::Compared => &progress.verified,
-    }, 1);
+    Progress::add(
+        match opened.why {
+            Why::Created => &progress.created,
+            Why::Replaced => &progress.replaced,
+            Why::Right => &progress.unchanged,
+            Why::Compared => &progress.verified,
+        },
+        1,
+    );
     match opened.why {
         Why::Right => Progress::add(&progress.bytes, job.inode().size),
-        Why::Created | Why::Replaced => Progress::add(&progress.bytes, job.inode().size.saturating_sub(job.inode().data_bytes)),
+        Why::Created | Why::Replaced => {
+            Progress::add(&progress.bytes, job.inode().size.saturating_sub(job.inode().data_bytes))
+        }
         Why::Compared => {}
     }
     if let Some(why) = damage.why.clone() {
-        let lost = if opened.why == Why::Compared { "" } else { "part of its content is lost and was left as a hole: " };
+        let lost =
+            if opened.why == Why::Compared { "" } else { "part of its content is lost and was left as a hole: " };
         let finding = Finding { path: job.path(), what: format!("{lost}{why}"), ranges: damage.into_ranges() };
         shared.log.find(progress, finding);
     }

@@ -3,8 +3,8 @@
 use crate::catalog::points::printable;
 use crate::catalog::tree::{self, Range, ReadNodes};
 use crate::error::{Error, ErrorKind, Result};
-use std::collections::HashMap;
 use repo_format::{ChunkId, Dirent, Extent, FileKind, Inode, Key, KeyKind, ROOT_INO};
+use std::collections::HashMap;
 
 /// Extended attributes: names and values.
 pub type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
@@ -68,7 +68,9 @@ impl<'n> TreeReader<'n> {
         for entry in cursor.by_ref() {
             let entry = entry?;
             match Key::decode(entry.key())? {
-                Key::Xattr(_, name) if entry.key().starts_with(&prefix) => xattrs.push((name.into(), entry.value().into())),
+                Key::Xattr(_, name) if entry.key().starts_with(&prefix) => {
+                    xattrs.push((name.into(), entry.value().into()))
+                }
                 _ => break,
             }
         }
@@ -95,7 +97,9 @@ impl<'n> TreeReader<'n> {
     ) -> impl Iterator<Item = Result<(u64, Extent)>> + use<'c, 'n> {
         let prefix = Key::prefix(ino, KeyKind::Extent);
         cursor.seek(&prefix);
-        let inside = move |entry: &Result<tree::Entry>| entry.as_ref().is_ok_and(|e| e.key().starts_with(&prefix)) || entry.is_err();
+        let inside = move |entry: &Result<tree::Entry>| {
+            entry.as_ref().is_ok_and(|e| e.key().starts_with(&prefix)) || entry.is_err()
+        };
         let mut end = 0;
         cursor.take_while(inside).map(move |entry| {
             let entry = entry?;
@@ -151,10 +155,9 @@ impl<'n> TreeReader<'n> {
         let shown = printable(path);
         let error = Error::new(ErrorKind::NotFound, format!("{shown} is not a directory in the restore point"));
         match self.target(at.ino).ok().filter(|_| at.kind == FileKind::Symlink) {
-            Some(target) => error.advise(format!(
-                "it is a symbolic link to {}; name that path instead",
-                printable(&target)
-            )),
+            Some(target) => {
+                error.advise(format!("it is a symbolic link to {}; name that path instead", printable(&target)))
+            }
             None => error,
         }
     }

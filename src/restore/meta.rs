@@ -251,7 +251,9 @@ pub(super) fn set_flags(shared: &Shared<'_>, file: &File, head: &Head, place: &P
     }
     match os::set_inode_flags(file, head.inode.flags) {
         Ok(0) => {}
-        Ok(_) => shared.log.note("inode flags that the target's file system does not have", || printable(&(place.path)())),
+        Ok(_) => {
+            shared.log.note("inode flags that the target's file system does not have", || printable(&(place.path)()))
+        }
         Err(e) if !shared.us.is_root() && e.raw_os_error() == Some(libc::EPERM) => {
             shared.log.note("inode flags not restored, because only root can", || printable(&(place.path)()));
         }
@@ -292,7 +294,8 @@ pub(super) fn is_right(shared: &Shared<'_>, file: &File, stat: &Stat, head: &Hea
     }
     let there: HashMap<Vec<u8>, Vec<u8>> = xattr::read_all(file)?.into_iter().filter(|(n, _)| removable(n)).collect();
     let wanted = head.xattrs.iter().filter(|(n, _)| removable(n));
-    Ok(there.len() == wanted.clone().count() && wanted.clone().all(|(n, v)| there.get(&n[..]).is_some_and(|t| t[..] == v[..])))
+    Ok(there.len() == wanted.clone().count()
+        && wanted.clone().all(|(n, v)| there.get(&n[..]).is_some_and(|t| t[..] == v[..])))
 }
 
 fn trouble(shared: &Shared<'_>, place: &Place<'_>, what: &str, done: io::Result<()>) {

@@ -138,10 +138,15 @@ fn place_of_file(target: &Path, path: &[u8]) -> Result<(PathBuf, Vec<u8>)> {
 /// Writing into the repository's own directory would damage the one thing that must survive.
 fn refuse_repository(repo: &Path, directory: &Path) -> Result<()> {
     let Ok(repo) = repo.canonicalize() else { return Ok(()) };
-    let nearest = directory.ancestors().find_map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a }.canonicalize().ok());
+    let nearest = directory
+        .ancestors()
+        .find_map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a }.canonicalize().ok());
     if nearest.is_some_and(|n| n.starts_with(&repo)) {
-        return Err(Error::new(ErrorKind::Usage, format!("the target {} lies inside of the repository", directory.display()))
-            .advise("choose a target outside of the repository; nothing was written"));
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the target {} lies inside of the repository", directory.display()),
+        )
+        .advise("choose a target outside of the repository; nothing was written"));
     }
     Ok(())
 }

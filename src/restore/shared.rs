@@ -61,7 +61,13 @@ impl Us {
 }
 
 impl<'s> Shared<'s> {
-    pub fn new(repo: &'s Repository, root: ChunkId, progress: &'s Progress, log: &'s Log, stop: &'s AtomicBool) -> Self {
+    pub fn new(
+        repo: &'s Repository,
+        root: ChunkId,
+        progress: &'s Progress,
+        log: &'s Log,
+        stop: &'s AtomicBool,
+    ) -> Self {
         let limit = crate::os::open_files();
         Self {
             repo,

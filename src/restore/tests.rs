@@ -5,9 +5,7 @@ use super::*;
 use crate::catalog::points::Points;
 use crate::catalog::tree::{self, Edit};
 use crate::store::{CreateOptions, OpenOptions, Writer, create};
-use repo_format::{
-    Counts, Device, Extent, Inode, Key, PointId, SegmentKind, SourceKind, Time,
-};
+use repo_format::{Counts, Device, Extent, Inode, Key, PointId, SegmentKind, SourceKind, Time};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};

@@ -98,7 +98,9 @@ impl<'s, 'w> Planner<'s, 'w> {
             return refuse("the directory is too deep to be restored");
         }
         if above.is_within(ino) || !self.seen.insert(ino) {
-            return refuse("the restore point is damaged: this directory stands in more than one place; it was restored once");
+            return refuse(
+                "the restore point is damaged: this directory stands in more than one place; it was restored once",
+            );
         }
         let head = match self.tree.head(&mut self.cursor, ino) {
             Ok(head) if head.inode.kind() == FileKind::Dir => head,
@@ -300,7 +302,10 @@ impl<'s, 'w> Planner<'s, 'w> {
 }
 
 /// At most `most` pieces, and the error that ended them before.
-fn take_pieces(rest: &mut dyn Iterator<Item = Result<(u64, repo_format::Extent)>>, most: usize) -> (Vec<Piece>, Option<Error>) {
+fn take_pieces(
+    rest: &mut dyn Iterator<Item = Result<(u64, repo_format::Extent)>>,
+    most: usize,
+) -> (Vec<Piece>, Option<Error>) {
     let mut pieces = Vec::new();
     while pieces.len() < most {
         match rest.next() {

@@ -33,7 +33,8 @@ pub struct Dead {
 pub fn dead_segments(scanned: &ScannedPackage, mut needed: impl FnMut(&FoundSegment) -> Result<bool>) -> Result<Dead> {
     let mut out = Dead::default();
     // (start, end, dead now); what was freed before joins its neighbours, so that their common blocks go too.
-    let mut places: Vec<(u64, u64, bool)> = scanned.freed.iter().map(|(at, bytes)| (*at, at + u64::from(*bytes), false)).collect();
+    let mut places: Vec<(u64, u64, bool)> =
+        scanned.freed.iter().map(|(at, bytes)| (*at, at + u64::from(*bytes), false)).collect();
     for found in &scanned.segments {
         let end = found.offset + found.header.segment_bytes();
         if needed(found)? {

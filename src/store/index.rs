@@ -7,8 +7,7 @@ use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB
 use std::path::{Path, PathBuf};
 
 /// Column families, in the order of SPEC.md section 9.
-pub const COLUMN_FAMILIES: [&str; 8] =
-    ["chunks", "packages", "points", "sources", "pins", "journal", "health", "meta"];
+pub const COLUMN_FAMILIES: [&str; 8] = ["chunks", "packages", "points", "sources", "pins", "journal", "health", "meta"];
 /// The column family of package bytes when the store is RocksDB.
 pub const BLOBS: &str = "blobs";
 
@@ -205,7 +204,8 @@ impl Index {
     pub fn chunks(&self) -> Result<impl Iterator<Item = Result<(ChunkId, Location)>> + '_> {
         Ok(self.scan("chunks")?.map(|row| {
             let (key, value) = row?;
-            let id = key[..].try_into().map_err(|_| Error::damaged("an index key is not a chunk id").advise(REBUILD))?;
+            let id =
+                key[..].try_into().map_err(|_| Error::damaged("an index key is not a chunk id").advise(REBUILD))?;
             Ok((ChunkId(id), Location::decode(&value)?))
         }))
     }

@@ -90,7 +90,8 @@ fn nonce(number: u32) -> Nonce {
 /// When the system has none.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut out = [0; N];
-    getrandom::fill(&mut out).map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
+    getrandom::fill(&mut out)
+        .map_err(|e| Error::new(ErrorKind::Io, format!("the system gives no random bytes: {e}")))?;
     Ok(out)
 }
 
@@ -99,14 +100,8 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
 /// # Errors
 /// When the password cannot be hashed with these parameters, or there are no random bytes.
 pub fn make_slot(repo: RepoId, master: &[u8; 32], password: &[u8], kdf: KdfParams, label: &str) -> Result<KeySlot> {
-    let mut slot = KeySlot {
-        repo,
-        kdf,
-        salt: random()?,
-        nonce: random()?,
-        wrapped: [0; 48],
-        label: label.as_bytes().to_vec(),
-    };
+    let mut slot =
+        KeySlot { repo, kdf, salt: random()?, nonce: random()?, wrapped: [0; 48], label: label.as_bytes().to_vec() };
     let key = wrapping_key(&slot, password)?;
     let mut body = *master;
     let aad = slot.associated_data();

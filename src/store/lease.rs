@@ -29,7 +29,8 @@ impl Lease {
         }
         // Who holds it is for people; the lock itself is the kernel's.
         let note = signature();
-        let written = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| file.write_all(note.as_bytes()));
+        let written =
+            file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).and_then(|_| file.write_all(note.as_bytes()));
         written.map_err(|e| Error::io(format!("writing {}", path.display()), e))?;
         Ok(Self { _file: file })
     }

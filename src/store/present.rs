@@ -42,7 +42,8 @@ impl Present {
             return Ok(true);
         }
         let Some(id) = self.ids.get(&at.package) else { return Ok(false) };
-        Ok(!repository.is_damaged(at) && u64::from(at.offset) + u64::from(at.segment_bytes) <= self.length(store, at.package, id)?)
+        Ok(!repository.is_damaged(at)
+            && u64::from(at.offset) + u64::from(at.segment_bytes) <= self.length(store, at.package, id)?)
     }
 
     fn length(&self, store: &dyn PackageStore, number: u32, id: &PackageId) -> Result<u64> {

@@ -15,7 +15,12 @@ pub(super) type Holds<'a> = &'a dyn Fn(&Location) -> Result<bool>;
 /// Finishes every package the journal names: its whole segments are indexed, it gets a footer and is sealed.
 /// A package without one whole segment is removed. Nothing is ever appended to such a package again but the
 /// footer, so no segment number is used twice. True if there were any.
-pub(super) fn finish_open_packages(index: &Index, store: &dyn PackageStore, keys: &Keys, holds: Holds<'_>) -> Result<bool> {
+pub(super) fn finish_open_packages(
+    index: &Index,
+    store: &dyn PackageStore,
+    keys: &Keys,
+    holds: Holds<'_>,
+) -> Result<bool> {
     let open: Vec<PackageInfo> = index.packages()?.into_iter().filter(|p| !p.sealed).collect();
     if open.is_empty() {
         return Ok(false);
@@ -147,7 +152,12 @@ pub(super) fn read_record(
 }
 
 /// The point state that a segment of kind `State` holds.
-pub(super) fn read_state(store: &dyn PackageStore, keys: &Keys, id: &PackageId, found: &FoundSegment) -> Result<PointState> {
+pub(super) fn read_state(
+    store: &dyn PackageStore,
+    keys: &Keys,
+    id: &PackageId,
+    found: &FoundSegment,
+) -> Result<PointState> {
     let segment = read_segment(store, keys, id, found.offset, found.header.segment_bytes() as u32)?;
     Ok(PointState::decode(segment.raw())?)
 }

@@ -387,15 +387,22 @@ pub fn read_header(path: &Path) -> Result<RepoHeader> {
         Ok(bytes) => bytes,
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Err(Error::new(ErrorKind::NoRepository, format!("there is no repository at {}", path.display()))
-                .advise(format!("looked for {}; 'relict init' makes one, -r or RELICT_REPOSITORY names another", file.display())));
+                .advise(format!(
+                    "looked for {}; 'relict init' makes one, -r or RELICT_REPOSITORY names another",
+                    file.display()
+                )));
         }
         Err(e) => return Err(Error::io(format!("reading {}", file.display()), e)),
     };
     RepoHeader::decode(&bytes).map_err(|e| {
         let error = Error::from(e).context(file.display());
         match error.kind() {
-            ErrorKind::NewerFormat => error.advise("this repository was made by a newer relict: nothing was changed; use that version"),
-            _ => error.advise("the header is damaged, the data is not affected by that; restore relict.toml from a copy"),
+            ErrorKind::NewerFormat => {
+                error.advise("this repository was made by a newer relict: nothing was changed; use that version")
+            }
+            _ => {
+                error.advise("the header is damaged, the data is not affected by that; restore relict.toml from a copy")
+            }
         }
     })
 }
@@ -460,6 +467,7 @@ pub(super) fn open_keys(path: &Path, header: &RepoHeader, unlock: &mut Unlock<'_
             return Ok(Keys::from_master(master));
         }
     }
-    Err(Error::new(ErrorKind::WrongPassword, format!("wrong password for the repository {}", path.display()))
-        .advise("nothing was read or changed; passwords come from RELICT_PASSWORD, _FILE, _COMMAND, _FD or the terminal"))
+    Err(Error::new(ErrorKind::WrongPassword, format!("wrong password for the repository {}", path.display())).advise(
+        "nothing was read or changed; passwords come from RELICT_PASSWORD, _FILE, _COMMAND, _FD or the terminal",
+    ))
 }

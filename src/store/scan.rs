@@ -5,8 +5,8 @@ use super::package_store::PackageStore;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 use repo_format::{
-    FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId, SEGMENT_HEADER_BYTES,
-    SegmentHeader,
+    FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId,
+    SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use std::cell::RefCell;
 

@@ -75,7 +75,8 @@ impl Index {
             }
         }
         for state in newest.into_values() {
-            let kept = self.raw().get_cf(self.cf(STATES)?, state.point.0).map_err(|e| failed("reading the index", &e))?;
+            let kept =
+                self.raw().get_cf(self.cf(STATES)?, state.point.0).map_err(|e| failed("reading the index", &e))?;
             let kept = kept.and_then(|bytes| PointState::decode(&bytes).ok());
             if kept.is_none_or(|kept| kept.sequence < state.sequence) {
                 batch.0.put_cf(self.cf(STATES)?, state.point.0, state.encode());

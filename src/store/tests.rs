@@ -171,7 +171,9 @@ mod conformance {
 
 #[test]
 fn what_is_stored_is_read_back_by_a_reader_beside_the_writer() {
-    for options in [cheap(), CreateOptions { encrypt: false, ..cheap() }, CreateOptions { store: StoreKind::RocksDb, ..cheap() }] {
+    for options in
+        [cheap(), CreateOptions { encrypt: false, ..cheap() }, CreateOptions { store: StoreKind::RocksDb, ..cheap() }]
+    {
         let dir = new_repo(&options);
         let (w, r) = (writer(dir.path()), reader(dir.path()));
         let contents: Vec<Vec<u8>> = (0..40).map(|i| content(i, 1000 * (i as usize + 1))).collect();
@@ -303,7 +305,10 @@ fn a_reader_is_not_misled_by_a_package_that_recovery_removed() {
     w.finish().unwrap();
     r.refresh().unwrap();
     assert_eq!(&*r.chunk(&third).unwrap(), &bytes[..]);
-    assert!(w.repository().index().packages().unwrap().iter().all(|p| p.number != open.number), "a number was given out again");
+    assert!(
+        w.repository().index().packages().unwrap().iter().all(|p| p.number != open.number),
+        "a number was given out again"
+    );
 }
 
 #[test]
@@ -504,7 +509,8 @@ fn a_rebuild_leaves_out_packages_that_contradict_the_repository() {
     drop(w);
     let file = package_file(dir.path(), &id);
     let mut bytes = std::fs::read(&file).unwrap();
-    let mut header = repo_format::PackageHeader::decode(bytes[..repo_format::PACKAGE_HEADER_BYTES].try_into().unwrap()).unwrap();
+    let mut header =
+        repo_format::PackageHeader::decode(bytes[..repo_format::PACKAGE_HEADER_BYTES].try_into().unwrap()).unwrap();
     header.encrypted = true;
     bytes[..repo_format::PACKAGE_HEADER_BYTES].copy_from_slice(&header.encode());
     std::fs::remove_file(&file).unwrap();
@@ -555,7 +561,8 @@ fn no_flipped_byte_of_a_package_is_ever_served() {
 fn packages_are_sealed_at_their_size_while_others_write() {
     let dir = new_repo(&CreateOptions { encrypt: false, ..cheap() });
     let w = writer(dir.path());
-    let random: Vec<u8> = (0..1_u32 << 20).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
+    let random: Vec<u8> =
+        (0..1_u32 << 20).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
     std::thread::scope(|scope| {
         for t in 0..3_u8 {
             let (w, random) = (&w, &random);

@@ -15,8 +15,8 @@ use super::segment::Packed;
 use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::{
-    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, PackageKind, PointId, PointRecord,
-    PointState, SegmentKind, StoreKind, TableEntry,
+    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, PackageKind, PointId,
+    PointRecord, PointState, SegmentKind, StoreKind, TableEntry,
 };
 use std::collections::HashSet;
 use std::path::Path;
@@ -120,8 +120,11 @@ impl Writer {
     pub fn open(path: &Path, unlock: &mut Unlock<'_>, options: &OpenOptions) -> Result<Self> {
         let header = read_header(path)?;
         if !header.writable() {
-            return Err(Error::new(ErrorKind::NewerFormat, format!("{} uses features this program can only read", path.display()))
-                .advise("nothing was changed; write to it with the newer relict that made it"));
+            return Err(Error::new(
+                ErrorKind::NewerFormat,
+                format!("{} uses features this program can only read", path.display()),
+            )
+            .advise("nothing was changed; write to it with the newer relict that made it"));
         }
         let lease = Lease::take(&path.join("lock"))?;
         let with_blobs = header.store == StoreKind::RocksDb;
@@ -433,7 +436,9 @@ impl Shared {
     }
 
     fn gone(&self) -> Error {
-        self.healthy().err().unwrap_or_else(|| Error::new(ErrorKind::Io, "the thread that makes packages durable has ended"))
+        self.healthy()
+            .err()
+            .unwrap_or_else(|| Error::new(ErrorKind::Io, "the thread that makes packages durable has ended"))
     }
 
     fn fail(&self, error: Error) -> Error {
@@ -485,7 +490,15 @@ impl Shared {
         counter.fetch_add(1, Ordering::Relaxed);
         let offset = PACKAGE_HEADER_BYTES as u64;
         let key = self.keys.package(&id);
-        Ok(OpenPackage { info, key, offset, footer: PackageFooter::default(), unindexed: Vec::new(), points: Vec::new(), states: Vec::new() })
+        Ok(OpenPackage {
+            info,
+            key,
+            offset,
+            footer: PackageFooter::default(),
+            unindexed: Vec::new(),
+            points: Vec::new(),
+            states: Vec::new(),
+        })
     }
 
     fn append_to(&self, open: &mut OpenPackage, packed: Packed) -> Result<()> {
@@ -494,7 +507,8 @@ impl Shared {
         let mut skip = 0;
         for row in packed.table() {
             let segment_bytes = bytes as u32;
-            let at = Location { package: open.info.number, offset: offset as u32, segment_bytes, skip, len: row.raw_bytes };
+            let at =
+                Location { package: open.info.number, offset: offset as u32, segment_bytes, skip, len: row.raw_bytes };
             open.unindexed.push((row.id, at));
             skip += row.raw_bytes;
         }

@@ -86,7 +86,9 @@ mod tests {
 
     #[test]
     fn devices_encode_as_the_kernel_does() {
-        for (major, minor, expected) in [(8, 1, 0x801), (1, 3, 0x103), (259, 300, 0x0011_032c), (4095, 0xf_ffff, u32::MAX)] {
+        for (major, minor, expected) in
+            [(8, 1, 0x801), (1, 3, 0x103), (259, 300, 0x0011_032c), (4095, 0xf_ffff, u32::MAX)]
+        {
             assert_eq!(encode_device(Device { major, minor }), expected, "{major}:{minor}");
         }
     }

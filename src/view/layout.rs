@@ -227,7 +227,8 @@ impl Layout {
         if shown == self.shown && !self.dirs.is_empty() {
             return None;
         }
-        let mut next = Self { dirs: HashMap::new(), links: HashMap::new(), ghosts: HashMap::new(), shown, ..self.clone() };
+        let mut next =
+            Self { dirs: HashMap::new(), links: HashMap::new(), ghosts: HashMap::new(), shown, ..self.clone() };
         next.generation += 1;
         let first = self.dirs.is_empty();
         next.changed = if first { points.iter().map(|point| point.sealed).max().unwrap_or_default() } else { now };
@@ -284,10 +285,8 @@ impl Layout {
         }
         for point in points {
             let name = self.names.get(&point.id).cloned().unwrap_or_default();
-            let mut dirs = vec![
-                "snapshots".to_string(),
-                format!("hosts/{}/{}", escape(&point.host), escape(&point.source)),
-            ];
+            let mut dirs =
+                vec!["snapshots".to_string(), format!("hosts/{}/{}", escape(&point.host), escape(&point.source))];
             dirs.extend(point.tags.iter().map(|tag| format!("tags/{}", escape(tag))));
             for path in dirs {
                 let dir = want_dir(&mut wanted, &path, point.sealed);
@@ -311,14 +310,7 @@ impl Layout {
         wanted
     }
 
-    fn make_dir(
-        &mut self,
-        old: &Self,
-        inos: &Numbers,
-        path: &str,
-        want: &WantDir,
-        now: Time,
-    ) -> Option<ChangedDir> {
+    fn make_dir(&mut self, old: &Self, inos: &Numbers, path: &str, want: &WantDir, now: Time) -> Option<ChangedDir> {
         let ino = inos.of.get(path).copied()?;
         let before = old.dirs.get(&ino);
         let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
@@ -351,20 +343,13 @@ impl Layout {
             children,
             next_place,
         };
-        let changed = before.filter(|_| !same).map(|before| ChangedDir { ino: Ino(ino), stale_names: stale(before, &dir) });
+        let changed =
+            before.filter(|_| !same).map(|before| ChangedDir { ino: Ino(ino), stale_names: stale(before, &dir) });
         self.dirs.insert(ino, dir);
         changed
     }
 
-    fn make_child(
-        &mut self,
-        inos: &Numbers,
-        parent: u64,
-        path: &str,
-        name: &str,
-        want: &Want,
-        mtime: Time,
-    ) -> Child {
+    fn make_child(&mut self, inos: &Numbers, parent: u64, path: &str, name: &str, want: &Want, mtime: Time) -> Child {
         let below = join(path, name);
         let ino = match want {
             Want::Dir => Ino(inos.of.get(&below).copied().unwrap_or_default()),
@@ -520,7 +505,8 @@ mod tests {
     }
 
     fn numbers(layout: &Layout) -> HashMap<(u64, String), Ino> {
-        let children = layout.dirs.iter().flat_map(|(ino, dir)| dir.children.iter().map(move |c| ((*ino, c.name.clone()), c.ino)));
+        let children =
+            layout.dirs.iter().flat_map(|(ino, dir)| dir.children.iter().map(move |c| ((*ino, c.name.clone()), c.ino)));
         children.collect()
     }
 
@@ -534,7 +520,8 @@ mod tests {
 
     #[test]
     fn a_point_appears_in_every_place() {
-        let (layout, _) = update(&Layout::default(), &[point(1, 0, "web", "/etc", &["daily"]), point(2, 0, "web", "/etc", &[])]);
+        let (layout, _) =
+            update(&Layout::default(), &[point(1, 0, "web", "/etc", &["daily"]), point(2, 0, "web", "/etc", &[])]);
         let one = format!("ids/{}", PointId([1; 16]));
         let two = format!("ids/{}", PointId([2; 16]));
         let mut expected = vec![
@@ -569,7 +556,13 @@ mod tests {
         }
         let snapshots = after.dir(Ino(2)).unwrap();
         let names: Vec<_> = snapshots.children_from(0).iter().map(|c| c.name.as_str()).collect();
-        let expected = ["1970-01-01T00-01-00Z", "1970-01-01T00-02-00Z", "latest", "1970-01-01T00-00-00Z", "1970-01-01T00-01-00Z-2"];
+        let expected = [
+            "1970-01-01T00-01-00Z",
+            "1970-01-01T00-02-00Z",
+            "latest",
+            "1970-01-01T00-00-00Z",
+            "1970-01-01T00-01-00Z-2",
+        ];
         assert_eq!(names, expected);
         assert_eq!(snapshots.children_from(3).len(), 2);
         assert!(changed.iter().any(|c| c.ino == Ino(2) && c.stale_names.is_empty()), "{changed:?}");
@@ -598,8 +591,15 @@ mod tests {
 
     #[test]
     fn points_of_a_set_stand_together() {
-        let in_set = |point: Arc<PointRecord>| Arc::new(PointRecord { extra: vec![(repo_format::SET_TAG, vec![7; 16])], ..(*point).clone() });
-        let points = [in_set(point(1, 0, "a", "s", &[])), in_set(point(2, 60, "b", "t", &[])), in_set(point(3, 90, "a", "s", &[])), point(4, 99, "a", "s", &[])];
+        let in_set = |point: Arc<PointRecord>| {
+            Arc::new(PointRecord { extra: vec![(repo_format::SET_TAG, vec![7; 16])], ..(*point).clone() })
+        };
+        let points = [
+            in_set(point(1, 0, "a", "s", &[])),
+            in_set(point(2, 60, "b", "t", &[])),
+            in_set(point(3, 90, "a", "s", &[])),
+            point(4, 99, "a", "s", &[]),
+        ];
         let (layout, _) = update(&Layout::default(), &points);
         let set = "sets/07070707-0707-0707-0707-070707070707";
         let sets: Vec<_> = tree(&layout).into_iter().filter(|path| path.starts_with("sets")).collect();

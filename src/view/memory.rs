@@ -4,7 +4,8 @@ use super::backing::{Backing, ChunkRef, StoreFigures};
 use crate::catalog::tree::{self, Edit, MemoryNodes, NodeRef, ReadNodes};
 use crate::{Error, Result};
 use repo_format::{
-    ChunkId, Counts, Device, Dirent, Extent, FileKind, Inode, Key, PointId, PointRecord, ROOT_INO, RepoId, SourceKind, Time,
+    ChunkId, Counts, Device, Dirent, Extent, FileKind, Inode, Key, PointId, PointRecord, ROOT_INO, RepoId, SourceKind,
+    Time,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,7 +147,8 @@ impl TreeBuilder {
     /// A tree with an empty root directory, `""`.
     #[must_use]
     pub fn new() -> Self {
-        let mut new = Self { inodes: BTreeMap::new(), by_path: HashMap::new(), entries: BTreeMap::new(), next_ino: ROOT_INO };
+        let mut new =
+            Self { inodes: BTreeMap::new(), by_path: HashMap::new(), entries: BTreeMap::new(), next_ino: ROOT_INO };
         new.inode("", 0o040_755);
         new
     }

@@ -99,7 +99,11 @@ impl View {
     ///
     /// # Errors
     /// When the list of restore points cannot be read.
-    pub fn new(backing: Arc<dyn Backing>, owner: Owner, report: impl Fn(&Damage) + Send + Sync + 'static) -> Result<Self> {
+    pub fn new(
+        backing: Arc<dyn Backing>,
+        owner: Owner,
+        report: impl Fn(&Damage) + Send + Sync + 'static,
+    ) -> Result<Self> {
         let points = backing.points()?;
         let (layout, _) = Layout::default().update(&points, Time::default()).unwrap_or_default();
         Ok(Self {
@@ -199,7 +203,22 @@ impl View {
     fn dir_attr(&self, ino: Ino, subdirs: u32, mtime: Time) -> Attr {
         let (Owner { uid, gid }, ctime, kind) = (self.owner, mtime, FileKind::Dir);
         let (perm, nlink) = (0o555, 2 + subdirs);
-        Attr { ino, kind, perm, nlink, uid, gid, size: 0, blocks: 0, data_bytes: 0, mtime, ctime, btime: None, rdev: 0, flags: 0 }
+        Attr {
+            ino,
+            kind,
+            perm,
+            nlink,
+            uid,
+            gid,
+            size: 0,
+            blocks: 0,
+            data_bytes: 0,
+            mtime,
+            ctime,
+            btime: None,
+            rdev: 0,
+            flags: 0,
+        }
     }
 
     fn inode_attr(&self, place: &Place) -> Result<Attr> {

@@ -42,7 +42,9 @@ pub fn escape(name: &[u8]) -> String {
 fn push_char(out: &mut String, c: char) {
     match c {
         '/' => out.push('+'),
-        '+' | '%' | '"' | '*' | ':' | '<' | '>' | '?' | '\\' | '|' | '\0'..='\x1f' | '\x7f' => push_escape(out, c as u8),
+        '+' | '%' | '"' | '*' | ':' | '<' | '>' | '?' | '\\' | '|' | '\0'..='\x1f' | '\x7f' => {
+            push_escape(out, c as u8)
+        }
         _ => out.push(c),
     }
 }

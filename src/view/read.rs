@@ -206,7 +206,8 @@ impl View {
 
     /// Reports that the medium did not answer a read in time.
     pub fn gave_up(&self, ino: Ino, offset: u64, after: Duration) {
-        let error = Error::new(ErrorKind::Io, format!("the repository's medium gave no answer for {} s", after.as_secs_f32()));
+        let error =
+            Error::new(ErrorKind::Io, format!("the repository's medium gave no answer for {} s", after.as_secs_f32()));
         let _ = self.noted::<()>(ino, Some(offset), Err(error));
     }
 
@@ -224,7 +225,9 @@ impl View {
                 return;
             }
             let Ok(chunk) = self.backing.chunk(&extent.chunk) else { return };
-            let Some(content) = chunk.get(extent.skip as usize..extent.skip as usize + extent.len as usize) else { return };
+            let Some(content) = chunk.get(extent.skip as usize..extent.skip as usize + extent.len as usize) else {
+                return;
+            };
             if !sink(next, content) {
                 return;
             }
@@ -288,7 +291,9 @@ impl View {
         });
         let skip = u64::from(extent.skip);
         match self.noted(ino, Some(from), chunk) {
-            Ok(chunk) => Piece::Data { chunk, start: (skip + from - start) as usize, end: (skip + to - start) as usize },
+            Ok(chunk) => {
+                Piece::Data { chunk, start: (skip + from - start) as usize, end: (skip + to - start) as usize }
+            }
             Err(_) => Piece::Lost(to - from),
         }
     }
@@ -475,4 +480,3 @@ fn decode_extent(key: &[u8], value: &[u8]) -> Result<(u64, Extent)> {
     end.ok_or_else(|| Error::damaged("an extent ends beyond the largest file"))?;
     Ok((start, extent))
 }
-

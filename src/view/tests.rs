@@ -271,7 +271,10 @@ fn a_lost_chunk_costs_its_range_and_is_said_once() {
     assert_eq!(bytes(&bench.view, file, 0, 1000), chunk(1));
     let reports = bench.reports.lock().unwrap();
     assert_eq!((reports.len(), bench.view.damaged()), (1, 1));
-    assert!(reports[0].starts_with("snapshots/1970-01-01T00-00-00Z/a/b/f: content at byte 1000 cannot be read"), "{reports:?}");
+    assert!(
+        reports[0].starts_with("snapshots/1970-01-01T00-00-00Z/a/b/f: content at byte 1000 cannot be read"),
+        "{reports:?}"
+    );
 }
 
 #[test]

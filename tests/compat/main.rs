@@ -142,7 +142,8 @@ fn second_reader_agrees(encrypt: bool) {
     std::mem::forget(w);
 
     let repo = path.to_str().unwrap();
-    let base: &[&str] = if encrypt { &[repo, "--json", "--password-env", "COMPAT_PASSWORD"] } else { &[repo, "--json"] };
+    let base: &[&str] =
+        if encrypt { &[repo, "--json", "--password-env", "COMPAT_PASSWORD"] } else { &[repo, "--json"] };
     let read = |args: &[&str]| lines(&script(&python, "reader.py", &[base, args].concat()));
     let points = read(&["list"]);
     let roots: Vec<_> = points.iter().map(|p| p["root"].as_str().unwrap().to_string()).collect();

@@ -136,7 +136,8 @@ fn through_the_mount() -> CompareOptions {
 
 /// Every hole of the source must be a hole in the mount.
 fn holes_stay(source: &Manifest, mounted: &Manifest) {
-    let blocks = |runs: &[(u64, u64)]| runs.iter().flat_map(|(at, n)| *at..at + n).collect::<std::collections::BTreeSet<u64>>();
+    let blocks =
+        |runs: &[(u64, u64)]| runs.iter().flat_map(|(at, n)| *at..at + n).collect::<std::collections::BTreeSet<u64>>();
     for (path, entry) in source {
         let (before, after) = (blocks(&entry.holes), blocks(&mounted[path].holes));
         assert!(before.is_subset(&after), "{}: holes were filled", String::from_utf8_lossy(path));

@@ -25,7 +25,9 @@ fn prepared() -> (Rig, Vec<String>) {
 
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
-    assert!(std::process::Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status().unwrap().success());
+    assert!(
+        std::process::Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status().unwrap().success()
+    );
 }
 
 fn killed_everywhere(rig: &Rig, command: &[&str], hidden: usize) -> usize {
@@ -56,7 +58,8 @@ fn killed_everywhere(rig: &Rig, command: &[&str], hidden: usize) -> usize {
         }
         rig.maint(command);
         rig.maint(&["check", "--read-data"]);
-        let differences = diff(&want, &manifest(&rig.restore("latest", &format!("out-{step}"))), &CompareOptions::restored());
+        let differences =
+            diff(&want, &manifest(&rig.restore("latest", &format!("out-{step}"))), &CompareOptions::restored());
         assert!(differences.is_empty(), "after {last}: {}", differences.join("\n"));
         fs::remove_dir_all(rig.path(&format!("out-{step}"))).unwrap();
     }

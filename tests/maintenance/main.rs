@@ -32,7 +32,10 @@ pub fn message(text: &str, kind: &str) -> Value {
 
 /// Ids of the visible restore points, oldest first.
 pub fn listed(rig: &Rig) -> Vec<String> {
-    json_lines(&rig.relict(&["snapshots", "--json"])).iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect()
+    json_lines(&rig.relict(&["snapshots", "--json"]))
+        .iter()
+        .map(|line| line["id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Runs `relict-maint`, which may fail.
@@ -82,7 +85,13 @@ fn a_bare_forget_and_one_that_leaves_nothing_are_refused() {
     ] {
         let refused = maint(&rig, args);
         assert_eq!(refused.status.code(), Some(2), "{args:?}: {}", words(&refused));
-        assert!(words(&refused).contains("nothing was changed") || words(&refused).contains("write it like") || words(&refused).contains("give a number"), "{}", words(&refused));
+        assert!(
+            words(&refused).contains("nothing was changed")
+                || words(&refused).contains("write it like")
+                || words(&refused).contains("give a number"),
+            "{}",
+            words(&refused)
+        );
         assert_eq!(listed(&rig), points, "{args:?}");
     }
     rig.maint(&["forget", "--yes", "--keep-last", "0", "--unsafe-allow-remove-all"]);
@@ -99,7 +108,8 @@ fn forget_says_why_it_keeps_and_a_dry_run_changes_nothing() {
     let points = three_points(&rig, 1000);
     let text = rig.maint(&["--json", "forget", "--dry-run", "--keep-last", "1", "--keep-id", &points[0][..8]]);
     let lines: Vec<Value> = json_lines(&text).into_iter().filter(|line| line["message_type"] == "point").collect();
-    let what: Vec<(&str, &str)> = lines.iter().map(|l| (l["point"]["id"].as_str().unwrap(), l["action"].as_str().unwrap())).collect();
+    let what: Vec<(&str, &str)> =
+        lines.iter().map(|l| (l["point"]["id"].as_str().unwrap(), l["action"].as_str().unwrap())).collect();
     assert_eq!(what, [(&*points[2], "keep"), (&*points[1], "forget"), (&*points[0], "keep")]);
     assert_eq!(lines[0]["reasons"][0], "last");
     assert_eq!(lines[2]["reasons"][0], format!("id {}", &points[0][..8]));
@@ -125,7 +135,11 @@ fn prune_frees_what_it_said_and_writes_next_to_nothing() {
     rig.maint(&["check", "--read-data"]);
     assert_eq!(message(&rig.maint(&["--json", "prune", "--yes"]), "summary")["planned_bytes"], 0, "a second prune");
     let gone = maint(&rig, &["undelete", &points[1]]);
-    assert!(!gone.status.success() && words(&gone).contains("what was pruned cannot be brought back"), "{}", words(&gone));
+    assert!(
+        !gone.status.success() && words(&gone).contains("what was pruned cannot be brought back"),
+        "{}",
+        words(&gone)
+    );
     // A new index does not bring it back either.
     rig.maint(&["rebuild"]);
     assert_eq!(listed(&rig), [&*points[0], &*points[2]]);

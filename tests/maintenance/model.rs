@@ -83,7 +83,15 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let (files, points) = (Files::new(), BTreeMap::new());
-        Self { rig: Rig::new(), files, points, order: Vec::new(), mounted: false, pinned: BTreeSet::new(), open: Vec::new() }
+        Self {
+            rig: Rig::new(),
+            files,
+            points,
+            order: Vec::new(),
+            mounted: false,
+            pinned: BTreeSet::new(),
+            open: Vec::new(),
+        }
     }
 
     fn ids(&self, wanted: impl Fn(&Point) -> bool) -> Vec<String> {
@@ -212,7 +220,8 @@ impl Machine {
         assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
         for (id, point) in self.points.iter().filter(|(_, point)| !point.hidden) {
             let out = self.rig.restore(id, "out");
-            let names: BTreeSet<String> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            let names: BTreeSet<String> =
+                fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
             assert!(names.iter().eq(point.files.keys()), "{id}: {names:?}");
             for (name, which) in &point.files {
                 assert!(fs::read(out.join(name)).unwrap() == content(*which), "{id}: {name}");

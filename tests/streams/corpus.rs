@@ -136,7 +136,8 @@ fn all_ways_to_a_state_end_in_one_tree() {
     let skipped = roots("n:skipped", &["step0.v1.btrfs", "skip0to2.v1.btrfs"]);
     assert_eq!(skipped[1], v1[2], "over one state, or through it");
     let v2 = roots("n:v2", &["step0.v2.btrfs", "step1.v2.btrfs", "step2.v2.btrfs"]);
-    let compressed = roots("n:c", &["step0.v2-compressed.btrfs", "step1.v2-compressed.btrfs", "step2.v2-compressed.btrfs"]);
+    let compressed =
+        roots("n:c", &["step0.v2-compressed.btrfs", "step1.v2-compressed.btrfs", "step2.v2-compressed.btrfs"]);
     assert_eq!(v2, compressed, "compressed on the way, or not");
     let both = roots("n:e", &["step0.v2.btrfs", "multi.v2.btrfs"]);
     assert_eq!(both, v2, "in one stream, or in two");
@@ -196,7 +197,9 @@ fn taken_as_it_should_be(rig: &Rig, name: &str) {
         }
         "b-clone-self.btrfs" => {
             let content = std::fs::read(&file).unwrap();
-            assert!(content.len() == 8192 && content[..4096] == content[4096..] && content.iter().any(|byte| *byte != 0));
+            assert!(
+                content.len() == 8192 && content[..4096] == content[4096..] && content.iter().any(|byte| *byte != 0)
+            );
         }
         "b-falloc-modes.btrfs" => {
             let mut expected = vec![b'z'; 9000];

@@ -54,7 +54,8 @@ fn expected(path: &Path) -> BTreeMap<Vec<u8>, (Fields, u64)> {
             fields.insert("link of", hex(&first_name(item)));
         }
         let xattrs = item["xattrs"].as_object().unwrap();
-        let xattrs: BTreeMap<&String, &str> = xattrs.iter().map(|(name, value)| (name, value.as_str().unwrap())).collect();
+        let xattrs: BTreeMap<&String, &str> =
+            xattrs.iter().map(|(name, value)| (name, value.as_str().unwrap())).collect();
         fields.insert("xattrs", format!("{xattrs:?}"));
         (unhex(&item["path_hex"]), (fields, item["blocks512"].as_u64().unwrap_or(u64::MAX)))
     };
@@ -86,7 +87,8 @@ fn found(root: &Path) -> BTreeMap<Vec<u8>, (Fields, u64)> {
             fields.insert("names", entry.nlink.unwrap().to_string());
             fields.insert("link of", hex(entry.link_of.as_ref().unwrap()));
         }
-        let xattrs: BTreeMap<String, String> = entry.xattrs.iter().map(|(name, value)| (hex(name), hex(value))).collect();
+        let xattrs: BTreeMap<String, String> =
+            entry.xattrs.iter().map(|(name, value)| (hex(name), hex(value))).collect();
         fields.insert("xattrs", format!("{xattrs:?}"));
         (path, (fields, entry.blocks.unwrap_or(0)))
     };
@@ -103,7 +105,9 @@ pub fn differences(root: &Path, manifest: &Path) -> Vec<String> {
         match (want.get(path), got.get(path)) {
             (Some((want, most)), Some((got, blocks))) => {
                 let fields = want.iter().filter(|(field, value)| got.get(*field) != Some(value));
-                lines.extend(fields.map(|(field, value)| format!("{shown}: {field} is {:?}, not {value}", got.get(field))));
+                lines.extend(
+                    fields.map(|(field, value)| format!("{shown}: {field} is {:?}, not {value}", got.get(field))),
+                );
                 if blocks > most {
                     lines.push(format!("{shown}: takes {blocks} blocks, and {most} in the source"));
                 }

@@ -42,7 +42,11 @@ impl Lab {
             eprintln!("SKIPPED: there is no mkfs.btrfs (tests/setup.sh installs btrfs-progs)");
             return None;
         }
-        let mounted = Command::new("mount").args(["-o", &format!("loop,compress-force={compress}")]).arg(&image).arg(lab.mount()).status();
+        let mounted = Command::new("mount")
+            .args(["-o", &format!("loop,compress-force={compress}")])
+            .arg(&image)
+            .arg(lab.mount())
+            .status();
         if !mounted.is_ok_and(|status| status.success()) {
             eprintln!("SKIPPED: this kernel mounts no btrfs from a loop device");
             return None;
@@ -224,7 +228,10 @@ impl<'a> Work<'a> {
             }
             6 => {
                 let path = self.file(random)?;
-                OpenOptions::new().write(true).open(path)?.set_len(path.metadata()?.len() + [1, 4096, 3 << 20][random.below(3) as usize])
+                OpenOptions::new()
+                    .write(true)
+                    .open(path)?
+                    .set_len(path.metadata()?.len() + [1, 4096, 3 << 20][random.below(3) as usize])
             }
             7 => fs::remove_file(self.file(random)?),
             8 | 9 => fs::rename(self.file(random)?, self.fresh(random)),
@@ -234,24 +241,39 @@ impl<'a> Work<'a> {
             13 => {
                 let dir = self.dir(random);
                 let below = self.files.iter().chain(&self.dirs).filter(|path| path.starts_with(dir)).count();
-                if dir == self.root || below > 12 { Err(io::ErrorKind::InvalidInput.into()) } else { fs::remove_dir_all(dir) }
+                if dir == self.root || below > 12 {
+                    Err(io::ErrorKind::InvalidInput.into())
+                } else {
+                    fs::remove_dir_all(dir)
+                }
             }
             14 => fs::rename(self.dir(random), self.fresh(random)),
             15 => exchange(self.any(random), self.any(random)),
             16 => {
                 // a/b becomes b/a.
                 let inner = self.dir(random);
-                let outer = inner.parent().filter(|outer| inner != self.root && *outer != self.root).ok_or(io::ErrorKind::InvalidInput)?;
+                let outer = inner
+                    .parent()
+                    .filter(|outer| inner != self.root && *outer != self.root)
+                    .ok_or(io::ErrorKind::InvalidInput)?;
                 let aside = self.root.join(format!("aside{}", random.next()));
                 fs::rename(inner, &aside)?;
                 fs::rename(outer, aside.join(outer.file_name().unwrap()))?;
                 fs::rename(&aside, outer)
             }
             17 => fs::set_permissions(self.any(random), fs::Permissions::from_mode(random.below(0o10000) as u32)),
-            18 => std::os::unix::fs::lchown(self.any(random), Some(random.below(70_000) as u32), Some(random.below(70_000) as u32)),
+            18 => std::os::unix::fs::lchown(
+                self.any(random),
+                Some(random.below(70_000) as u32),
+                Some(random.below(70_000) as u32),
+            ),
             19 => {
                 let len = random.below(3000) as usize;
-                set_xattr(self.any(random), ["user.a", "user.b", "trusted.c"][random.below(3) as usize], &random.bytes(len))
+                set_xattr(
+                    self.any(random),
+                    ["user.a", "user.b", "trusted.c"][random.below(3) as usize],
+                    &random.bytes(len),
+                )
             }
             20 => remove_xattr(self.any(random), ["user.a", "user.b"][random.below(2) as usize]),
             21 => {
@@ -272,13 +294,16 @@ impl<'a> Work<'a> {
                 let target: Vec<u8> = random.bytes(len).into_iter().map(|byte| byte.max(1)).collect();
                 std::os::unix::fs::symlink(OsStr::from_bytes(&target), self.fresh(random))
             }
-            25 => set_time(self.any(random), random.below(1 << 33) as i64 - (1 << 31), random.below(1_000_000_000) as i64),
+            25 => {
+                set_time(self.any(random), random.below(1 << 33) as i64 - (1 << 31), random.below(1_000_000_000) as i64)
+            }
             _ => match random.below(4) {
                 0 => node(&self.fresh(random), libc::S_IFIFO | 0o640, 0),
                 1 => node(&self.fresh(random), libc::S_IFCHR | 0o600, libc::makedev(1, 7)),
                 2 => node(&self.fresh(random), libc::S_IFBLK | 0o660, libc::makedev(300, 70_000)),
                 _ => {
-                    let status = Command::new("setfacl").args(["-m", "u:1234:rwx,g:55:r-x"]).arg(self.any(random)).status()?;
+                    let status =
+                        Command::new("setfacl").args(["-m", "u:1234:rwx,g:55:r-x"]).arg(self.any(random)).status()?;
                     if status.success() { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
                 }
             },

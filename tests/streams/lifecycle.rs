@@ -10,7 +10,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 fn backup(rig: &Rig, path: &Path) -> (Option<i32>, Value) {
-    let out = rig.command("relict", &["backup", "--snapshot", "btrfs", path.to_str().unwrap(), "--json"]).output().unwrap();
+    let out =
+        rig.command("relict", &["backup", "--snapshot", "btrfs", path.to_str().unwrap(), "--json"]).output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let last = text.lines().last().map(|line| serde_json::from_str(line).unwrap());
     (out.status.code(), last.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&out.stderr))))
@@ -149,7 +150,10 @@ fn any_storage_by_commands_of_the_user() {
     let copies = rig.path("copies");
     std::fs::create_dir(&copies).unwrap();
     // The original changes while its snapshot is read.
-    let create = format!("create=cp -a \"$RELICT_PATH\" {0}/$RELICT_SNAPSHOT && echo changed > \"$RELICT_PATH/top\"", copies.display());
+    let create = format!(
+        "create=cp -a \"$RELICT_PATH\" {0}/$RELICT_SNAPSHOT && echo changed > \"$RELICT_PATH/top\"",
+        copies.display()
+    );
     let show = format!("path=echo {}/$RELICT_SNAPSHOT", copies.display());
     let delete = format!("delete=rm -r {}/$RELICT_SNAPSHOT", copies.display());
     let source = rig.source();

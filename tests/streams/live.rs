@@ -44,15 +44,20 @@ pub fn same(rig: &Rig, id: &str, snapshot: &Path) {
     assert_same(&want, &manifest(&mounted), &options);
     for (from, to) in [(snapshot, mounted.as_path()), (mounted.as_path(), snapshot)] {
         let (from, to) = (format!("{}/", from.display()), format!("{}/", to.display()));
-        let args = ["-aHAXSn", "--checksum", "--delete", "--itemize-changes", "--exclude=/.relict-snapshots/*", &from, &to].map(OsStr::new);
+        let args =
+            ["-aHAXSn", "--checksum", "--delete", "--itemize-changes", "--exclude=/.relict-snapshots/*", &from, &to]
+                .map(OsStr::new);
         let said = run("rsync", &args);
         assert!(said.is_empty(), "rsync {from} {to}:\n{said}");
     }
 }
 
 /// Ways to send, each a chain of its own.
-const WAYS: [(&str, &[&str]); 3] =
-    [("n:v1", &["--proto", "1"]), ("n:v2", &["--proto", "2"]), ("n:compressed", &["--proto", "2", "--compressed-data"])];
+const WAYS: [(&str, &[&str]); 3] = [
+    ("n:v1", &["--proto", "1"]),
+    ("n:v2", &["--proto", "2"]),
+    ("n:compressed", &["--proto", "2", "--compressed-data"]),
+];
 
 fn args<'a>(words: &[&'a str], paths: &[&'a Path]) -> Vec<&'a OsStr> {
     words.iter().map(|word| OsStr::new(*word)).chain(paths.iter().map(|path| path.as_os_str())).collect()

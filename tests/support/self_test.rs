@@ -96,13 +96,9 @@ fn the_walker_sees_each_kind_of_change() {
     fs::set_permissions(at("d"), fs::Permissions::from_mode(0o700)).unwrap();
     fs::remove_file(at("g")).unwrap();
     fs::write(at("i"), b"").unwrap();
-    let lines = diff(
-        &start,
-        &manifest(temp.path()),
-        &CompareOptions::all().ignoring(&["mtime", "btime"]).ignoring_root(),
-    );
-    let seen: BTreeSet<_> =
-        lines.iter().map(|line| line.split([' ']).take(2).collect::<Vec<_>>().join(" ")).collect();
+    let lines =
+        diff(&start, &manifest(temp.path()), &CompareOptions::all().ignoring(&["mtime", "btime"]).ignoring_root());
+    let seen: BTreeSet<_> = lines.iter().map(|line| line.split([' ']).take(2).collect::<Vec<_>>().join(" ")).collect();
     let expected = ["d: mode", "f: content", "f: zeros", "g: only", "h: content", "h: zeros", "i: only"];
     assert_eq!(seen, expected.map(String::from).into(), "{lines:#?}");
     assert_eq!(manifest(temp.path())[b"f".as_slice()].zeros, [(1, 2)]);

@@ -39,7 +39,8 @@ fn needs_root() {
 fn restored(b: &Bench, target: &str) {
     let ran = b.run(&["restore", &format!("latest:{}", b.source("")), "-t", target]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
-    let same = Command::new("diff").args(["-r", "--no-dereference", "source", target]).current_dir(b.place.path()).status();
+    let same =
+        Command::new("diff").args(["-r", "--no-dereference", "source", target]).current_dir(b.place.path()).status();
     assert!(same.unwrap().success());
 }
 
@@ -114,7 +115,10 @@ fn somebody_who_may_not_read_everything_gets_the_rest_and_3() {
     fs::copy(env!("CARGO_BIN_EXE_relict"), &program).unwrap();
     fs::set_permissions(b.path("source/etc/passwd"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::set_permissions(b.path("source/etc/ssh"), fs::Permissions::from_mode(0o700)).unwrap();
-    sh(&format!("chmod 6755 {0}/noise && setfattr -n user.colour -v blue {0}/noise && setfattr -n trusted.k -v v {0}/noise", b.source("")));
+    sh(&format!(
+        "chmod 6755 {0}/noise && setfattr -n user.colour -v blue {0}/noise && setfattr -n trusted.k -v v {0}/noise",
+        b.source("")
+    ));
     sh(&format!("install -d -o nobody {}", b.path("home").display()));
     let nobody = |args: &[&str], repo: &str| {
         let mut command = Command::new("setpriv");
@@ -125,15 +129,26 @@ fn somebody_who_may_not_read_everything_gets_the_rest_and_3() {
     assert_eq!(nobody(&["init"], "home/repo").code, 0);
     let ran = nobody(&["backup", &b.source("")], "home/repo");
     assert_eq!(ran.code, 3, "{}{}", ran.out, ran.err);
-    for words in ["2 files are not in it", "etc/passwd: it cannot be read and is left out: Permission denied", "etc/ssh: it cannot be listed"] {
+    for words in [
+        "2 files are not in it",
+        "etc/passwd: it cannot be read and is left out: Permission denied",
+        "etc/ssh: it cannot be listed",
+    ] {
         assert!(ran.err.contains(words), "'{words}' is not in: {}", ran.err);
     }
     let target = b.path("home/out").display().to_string();
     let ran = nobody(&["restore", &format!("latest:{}", b.source("")), "-t", &target], "home/repo");
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.err.contains("owner not restored, because only root can") || ran.out.contains("owner not restored, because only root can"));
+    assert!(
+        ran.err.contains("owner not restored, because only root can")
+            || ran.out.contains("owner not restored, because only root can")
+    );
     let noise = fs::metadata(b.path("home/out/noise")).unwrap();
-    assert_eq!((noise.uid(), noise.len(), noise.mode() & 0o7777), (65534, 600_000, 0o755), "no set-uid bit for another owner");
+    assert_eq!(
+        (noise.uid(), noise.len(), noise.mode() & 0o7777),
+        (65534, 600_000, 0o755),
+        "no set-uid bit for another owner"
+    );
     sh(&format!("getfattr -n user.colour {}/noise | grep -q blue", target));
     assert!(!Path::new(&target).join("etc/passwd").exists());
 }
@@ -180,7 +195,9 @@ fn a_repository_in_rocksdb_does_everything() {
     assert_eq!(b.run(&["mount", "mnt"]).code, 0);
     let guard = Mounted(&b, "mnt");
     let mut same = Command::new("diff");
-    same.args(["-r", "--no-dereference", "source"]).arg(format!("mnt/latest{}", b.source(""))).current_dir(b.place.path());
+    same.args(["-r", "--no-dereference", "source"])
+        .arg(format!("mnt/latest{}", b.source("")))
+        .current_dir(b.place.path());
     assert!(same.status().unwrap().success());
     drop(guard);
     let maint = |args: &[&str]| {
@@ -250,7 +267,8 @@ fn few_file_handles_are_enough_for_deep_and_wide_trees() {
     }
     let ran = few(&["restore", &format!("latest:{}", b.source("")), "-t", "few"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
-    let same = Command::new("diff").args(["-r", "--no-dereference", "source", "few"]).current_dir(b.place.path()).status();
+    let same =
+        Command::new("diff").args(["-r", "--no-dereference", "source", "few"]).current_dir(b.place.path()).status();
     assert!(same.unwrap().success());
 }
 

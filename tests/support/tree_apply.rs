@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use super::tree_gen::{Content, IDS, MODES, NAMES, Op, TIMES, TreePlan, XATTRS};
 use super::tree_items::{
-    allowed, checked, is_root, link_target, make_dir, make_file, make_special, noise, punch, remove_xattr,
-    set_mtime, set_xattr, write_content, xattr_value,
+    allowed, checked, is_root, link_target, make_dir, make_file, make_special, noise, punch, remove_xattr, set_mtime,
+    set_xattr, write_content, xattr_value,
 };
 
 /// Paths stay far below `PATH_MAX`: this module works by path. See [`build_deep`] for the others.
@@ -114,8 +114,7 @@ impl Tree {
     }
 
     fn place(&self, dir: u8, name: u8) -> Option<Vec<u8>> {
-        let dirs: Vec<_> =
-            self.items.iter().filter(|(_, kind)| **kind == 'd').map(|(path, _)| path).collect();
+        let dirs: Vec<_> = self.items.iter().filter(|(_, kind)| **kind == 'd').map(|(path, _)| path).collect();
         let parent = match usize::from(dir) % (dirs.len() + 1) {
             0 => b"".as_slice(),
             index => dirs[index - 1],
@@ -216,9 +215,7 @@ impl Tree {
 
     fn content(&mut self, op: &Op) -> io::Result<Option<()>> {
         let of = match op {
-            Op::Write { of, .. } | Op::Append { of, .. } | Op::Truncate { of, .. } | Op::Punch { of, .. } => {
-                *of
-            }
+            Op::Write { of, .. } | Op::Append { of, .. } | Op::Truncate { of, .. } | Op::Punch { of, .. } => *of,
             _ => return Ok(None),
         };
         let Some(path) = self.pick("f", of) else { return Ok(None) };
@@ -234,12 +231,8 @@ impl Tree {
                 }
             }
             // Not without end: a file may be appended to in each of many rounds.
-            Op::Append { content, .. } if before.len() < 4 << 20 => {
-                write_content(&file, content, before.len())?
-            }
-            Op::Truncate { grow: true, .. } if before.len() < 4 << 20 => {
-                file.set_len(before.len() * 2 + 1)?
-            }
+            Op::Append { content, .. } if before.len() < 4 << 20 => write_content(&file, content, before.len())?,
+            Op::Truncate { grow: true, .. } if before.len() < 4 << 20 => file.set_len(before.len() * 2 + 1)?,
             Op::Truncate { to, grow: false, .. } => file.set_len(part(*to))?,
             Op::Punch { at, blocks, .. } => punch(&file, part(*at) & !4095, u64::from(*blocks) * 4096)?,
             _ => return Ok(None),

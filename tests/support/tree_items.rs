@@ -131,18 +131,11 @@ pub(super) fn capability(index: u8) -> Vec<u8> {
 /// A POSIX ACL, version 2: owner, one named user, group, mask, others.
 pub(super) fn acl(index: u8) -> Vec<u8> {
     let rights = u16::from(index % 8);
-    let entries = [
-        (0x01, 7, u32::MAX),
-        (0x02, rights, 1000),
-        (0x04, 5, u32::MAX),
-        (0x10, 7, u32::MAX),
-        (0x20, 1, u32::MAX),
-    ];
+    let entries =
+        [(0x01, 7, u32::MAX), (0x02, rights, 1000), (0x04, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 1, u32::MAX)];
     let mut bytes = 2u32.to_le_bytes().to_vec();
     for (tag, rights, id) in entries {
-        bytes.extend(
-            u16::to_le_bytes(tag).into_iter().chain(u16::to_le_bytes(rights)).chain(u32::to_le_bytes(id)),
-        );
+        bytes.extend(u16::to_le_bytes(tag).into_iter().chain(u16::to_le_bytes(rights)).chain(u32::to_le_bytes(id)));
     }
     bytes
 }
@@ -185,10 +178,8 @@ pub(super) fn set_mtime(path: &Path, (sec, nsec): (i64, u32)) -> io::Result<()> 
     let time = libc::timespec { tv_sec: sec, tv_nsec: i64::from(nsec) };
     let times = [time, time];
     // SAFETY: a NUL-terminated path and two times.
-    checked(unsafe {
-        libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
-    })
-    .map(drop)
+    checked(unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) })
+        .map(drop)
 }
 
 pub(super) fn punch(file: &File, at: u64, bytes: u64) -> io::Result<()> {

@@ -64,8 +64,8 @@ pub struct Entry {
 
 /// Names of the fields that [`diff`] can ignore.
 pub const FIELDS: [&str; 16] = [
-    "kind", "mode", "uid", "gid", "nlink", "size", "mtime", "btime", "rdev", "content", "zeros", "holes",
-    "blocks", "xattrs", "target", "link_of",
+    "kind", "mode", "uid", "gid", "nlink", "size", "mtime", "btime", "rdev", "content", "zeros", "holes", "blocks",
+    "xattrs", "target", "link_of",
 ];
 
 /// What [`diff`] looks at.
@@ -316,8 +316,7 @@ fn statx(fd: &OwnedFd) -> io::Result<libc::statx> {
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
     let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
     // SAFETY: an empty, terminated path and room for one structure.
-    let done =
-        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, raw.as_mut_ptr()) };
+    let done = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, raw.as_mut_ptr()) };
     // SAFETY: zeroed integers are a valid value, filled by the kernel or not.
     if done == 0 { Ok(unsafe { raw.assume_init() }) } else { Err(io::Error::last_os_error()) }
 }
@@ -360,8 +359,7 @@ fn proc_path(fd: &OwnedFd) -> String {
 fn target(fd: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0u8; 1 << 16];
     // SAFETY: an empty, terminated path and a buffer of the given size.
-    let got =
-        unsafe { libc::readlinkat(fd.as_raw_fd(), c"".as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    let got = unsafe { libc::readlinkat(fd.as_raw_fd(), c"".as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
     buffer.truncate(usize::try_from(got).map_err(|_| io::Error::last_os_error())?);
     Ok(buffer)
 }
@@ -381,8 +379,7 @@ fn xattrs(fd: &OwnedFd) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let name = CStr::from_bytes_with_nul(name).map_err(io::Error::other)?;
         let mut value = vec![0u8; 1 << 16];
         // SAFETY: terminated strings and a buffer of the given size, which is the kernel's limit.
-        let len =
-            unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        let len = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         value.truncate(usize::try_from(len).map_err(|_| io::Error::last_os_error())?);
         found.insert(name.to_bytes().to_vec(), value);
     }
@@ -445,8 +442,7 @@ fn fields(entry: &Entry, options: &CompareOptions) -> [String; 16] {
     let bytes = |bytes: &[u8]| format!("\"{}\"", bytes.escape_ascii());
     let kept = |name: &[u8]| !options.ignored_xattrs.iter().any(|prefix| name.starts_with(prefix));
     let xattrs: Vec<_> = entry.xattrs.iter().filter(|(name, _)| kept(name)).collect();
-    let xattrs: Vec<_> =
-        xattrs.iter().map(|(name, value)| format!("{}={}", bytes(name), bytes(value))).collect();
+    let xattrs: Vec<_> = xattrs.iter().map(|(name, value)| format!("{}={}", bytes(name), bytes(value))).collect();
     [
         entry.kind.to_string(),
         format!("{:04o}", entry.mode),

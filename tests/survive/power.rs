@@ -185,7 +185,11 @@ impl Played {
         for op in &ops {
             let file = match op {
                 Op::Create(path) => Some(live.create(path)),
-                Op::Write(path, ..) | Op::Sync(path) | Op::Resize(path, _) | Op::Punch(path, ..) | Op::Extend(path, _) => live.file(path),
+                Op::Write(path, ..)
+                | Op::Sync(path)
+                | Op::Resize(path, _)
+                | Op::Punch(path, ..)
+                | Op::Extend(path, _) => live.file(path),
                 _ => None,
             };
             Disk::rename(&mut live.names, op, file);
@@ -231,7 +235,9 @@ impl Played {
             match op {
                 Op::Sync(path) if self.files[at].is_none() && pending.remove(path) => durable = at,
                 Op::Create(path) | Op::Remove(path) | Op::MakeDir(path) => drop(pending.insert(parent(path))),
-                Op::Rename(from, to) | Op::Exchange(from, to) | Op::Link(from, to) => pending.extend([parent(from), parent(to)]),
+                Op::Rename(from, to) | Op::Exchange(from, to) | Op::Link(from, to) => {
+                    pending.extend([parent(from), parent(to)])
+                }
                 _ => {}
             }
         }

@@ -123,7 +123,13 @@ impl Scene {
         run.dir = place();
         // Its point may be whole already; then it stays.
         let known = ids(&self.dir.path().join("repo")).unwrap();
-        self.acknowledged.extend(known.into_iter().filter(|id| !self.acknowledged.contains_key(id)).map(|id| (id, Arc::clone(&self.source))).collect::<Vec<_>>());
+        self.acknowledged.extend(
+            known
+                .into_iter()
+                .filter(|id| !self.acknowledged.contains_key(id))
+                .map(|id| (id, Arc::clone(&self.source)))
+                .collect::<Vec<_>>(),
+        );
     }
 
     fn source(&self) -> PathBuf {
@@ -162,8 +168,13 @@ impl<'s> Run<'s> {
     /// Runs the operation with the faults that `environment` tells.
     pub fn disturbed(&self, environment: &[(&str, &str)]) -> Output {
         let source = self.scene.source();
-        let args: Vec<&str> =
-            self.scene.operation.args.iter().map(|arg| if *arg == "SOURCE" { source.to_str().unwrap() } else { arg }).collect();
+        let args: Vec<&str> = self
+            .scene
+            .operation
+            .args
+            .iter()
+            .map(|arg| if *arg == "SOURCE" { source.to_str().unwrap() } else { arg })
+            .collect();
         let mut command = program(self.scene.operation.program, &self.repo(), &args);
         command.env("LD_PRELOAD", crate::shim::library()).env("FAULTS_ROOT", self.repo().canonicalize().unwrap());
         command.envs(environment.iter().copied()).output().unwrap()
@@ -220,7 +231,9 @@ impl<'s> Run<'s> {
         for (number, (id, want)) in self.scene.acknowledged.iter().enumerate() {
             let target = self.path(&format!("damaged-{number}"));
             let from = format!("{id}:{}", self.scene.source().display());
-            let output = program("relict", &self.repo(), &["--json", "restore", &from, "-t", target.to_str().unwrap()]).output().unwrap();
+            let output = program("relict", &self.repo(), &["--json", "restore", &from, "-t", target.to_str().unwrap()])
+                .output()
+                .unwrap();
             let words = words(&output);
             if !matches!(output.status.code(), Some(0..=3 | 10 | 12)) || words.contains("panicked") {
                 say(format!("restore: {words}"));
@@ -300,7 +313,13 @@ fn program(name: &str, repo: &Path, args: &[&str]) -> Command {
     assert!(path.exists(), "{} is missing: cargo build --release --workspace makes it", path.display());
     // Whoever hangs is killed, which no test takes for an end.
     let mut command = Command::new("timeout");
-    command.args(["-s", "KILL", "120"]).arg(path).args(args).env("RELICT_REPOSITORY", repo).env("RELICT_PASSWORD", PASSWORD).stdin(Stdio::null());
+    command
+        .args(["-s", "KILL", "120"])
+        .arg(path)
+        .args(args)
+        .env("RELICT_REPOSITORY", repo)
+        .env("RELICT_PASSWORD", PASSWORD)
+        .stdin(Stdio::null());
     command
 }
 

@@ -12,7 +12,9 @@ pub fn library() -> &'static Path {
         let (library, building) = (dir.join("faults.so"), dir.join(format!("faults-{}.so", std::process::id())));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/survive/faults.c");
         let mut cc = Command::new("cc");
-        cc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]).args([&building, &source]).arg("-lpthread");
+        cc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
+            .args([&building, &source])
+            .arg("-lpthread");
         let output = cc.output().expect("a C compiler is needed, as for RocksDB");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // Tests run in processes of their own, at the same time: each finds a whole library.

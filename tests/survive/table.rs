@@ -11,7 +11,11 @@ pub fn all() -> bool {
 
 /// Runs `fault` for every job, on all processors, and prints one row; fails unless all that must be zero is.
 /// `fault` gets the job and where to say what went wrong.
-pub fn row<J: Sync + std::fmt::Debug>(name: &str, jobs: &[J], fault: impl Fn(&J, &mut dyn FnMut(String)) -> Verdict + Sync) {
+pub fn row<J: Sync + std::fmt::Debug>(
+    name: &str,
+    jobs: &[J],
+    fault: impl Fn(&J, &mut dyn FnMut(String)) -> Verdict + Sync,
+) {
     let (next, total, complaints) = (AtomicUsize::new(0), Mutex::new(Verdict::default()), Mutex::new(Vec::new()));
     let worker = || {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {

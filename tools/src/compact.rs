@@ -34,10 +34,12 @@ pub struct Options {
 /// Runs the command.
 pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     if !(0.0..=1.0).contains(&options.min_live) {
-        return Err(Error::new(ErrorKind::Usage, "--min-live is a share from 0 to 1").advise("0.6 rewrites packages that are less than 60 % alive"));
+        return Err(Error::new(ErrorKind::Usage, "--min-live is a share from 0 to 1")
+            .advise("0.6 rewrites packages that are less than 60 % alive"));
     }
     let deadline = options.max_duration.as_deref().map(duration).transpose()?.map(|limit| Instant::now() + limit);
-    let max_bytes = options.max_bytes.as_deref().map_or(Ok(u64::MAX), parse_size).map_err(|e| e.context("--max-bytes"))?;
+    let max_bytes =
+        options.max_bytes.as_deref().map_or(Ok(u64::MAX), parse_size).map_err(|e| e.context("--max-bytes"))?;
     let exclusive = Exclusive::open(context, options.change.wait)?;
     if let Some(name) = &options.point {
         return one_point(context, options, &exclusive, name);
@@ -46,9 +48,17 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let rewrites = plan_compact(&exclusive.writer, &limits)?;
     let (live, occupied) = rewrites.iter().fold((0, 0), |sum, r: &Rewrite| (sum.0 + r.live_bytes, sum.1 + r.occupied));
     if context.json {
-        println!("{}", json!({"message_type": "plan", "packages": rewrites.len(), "live_bytes": live, "occupied_bytes": occupied}));
+        println!(
+            "{}",
+            json!({"message_type": "plan", "packages": rewrites.len(), "live_bytes": live, "occupied_bytes": occupied})
+        );
     } else if context.chatty() {
-        println!("rewrite {}: {} that are needed, of {} on disk", counted(rewrites.len() as u64, "package"), size(live), size(occupied));
+        println!(
+            "rewrite {}: {} that are needed, of {} on disk",
+            counted(rewrites.len() as u64, "package"),
+            size(live),
+            size(occupied)
+        );
     }
     if rewrites.is_empty() || !confirmed(context, options.change, &format!("rewrite {}?", size(live)))? {
         return summary(context, options, Compacted::default());

@@ -118,7 +118,11 @@ fn number(text: &str) -> Result<Option<u32>> {
 pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let policy = options.policy()?;
     if policy.is_empty() == options.points.is_empty() {
-        let what = if policy.is_empty() { "nothing says which restore points to keep" } else { "a policy and names of restore points exclude each other" };
+        let what = if policy.is_empty() {
+            "nothing says which restore points to keep"
+        } else {
+            "a policy and names of restore points exclude each other"
+        };
         return Err(Error::new(ErrorKind::Usage, what)
             .advise("nothing was changed; name what to keep (--keep-last 7, --keep-daily 30, --keep-within 90d ...), or what to forget (an id or a time)"));
     }
@@ -146,7 +150,11 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         if going == all && !options.unsafe_allow_remove_all {
             return Err(Error::new(
                 ErrorKind::Usage,
-                format!("this would forget all restore points of {}:{}", printable(&first.point.host), printable(&first.point.source)),
+                format!(
+                    "this would forget all restore points of {}:{}",
+                    printable(&first.point.host),
+                    printable(&first.point.source)
+                ),
             )
             .advise("nothing was changed; if that is meant, add --unsafe-allow-remove-all"));
         }
@@ -166,21 +174,36 @@ fn refuse_protected(decisions: &[Vec<Decision>]) -> Result<()> {
         None => Ok(()),
         Some(decision) => {
             let what = format!("restore point {} is {}", label(&decision.point), decision.reasons.join(", "));
-            Err(Error::new(ErrorKind::Usage, what).advise("nothing was changed; 'relict-maint unprotect' takes protection back, but not a lock by date"))
+            Err(Error::new(ErrorKind::Usage, what)
+                .advise("nothing was changed; 'relict-maint unprotect' takes protection back, but not a lock by date"))
         }
     }
 }
 
-fn execute(context: &Context, options: &Options, exclusive: &Exclusive, decisions: &[Vec<Decision>], states: &States, clock: &Clock) -> Result<Outcome> {
+fn execute(
+    context: &Context,
+    options: &Options,
+    exclusive: &Exclusive,
+    decisions: &[Vec<Decision>],
+    states: &States,
+    clock: &Clock,
+) -> Result<Outcome> {
     let repository = exclusive.repository();
     let mut new: Vec<PointState> = Vec::new();
     let mut kept = 0_u64;
     for decision in decisions.iter().flatten() {
         if context.json {
             let action = if decision.reasons.is_empty() { "forget" } else { "keep" };
-            println!("{}", json!({"message_type": "point", "point": point_json(&decision.point), "action": action, "reasons": decision.reasons}));
+            println!(
+                "{}",
+                json!({"message_type": "point", "point": point_json(&decision.point), "action": action, "reasons": decision.reasons})
+            );
         } else if context.chatty() {
-            let what = if decision.reasons.is_empty() { "forget".to_owned() } else { format!("keep: {}", decision.reasons.join(", ")) };
+            let what = if decision.reasons.is_empty() {
+                "forget".to_owned()
+            } else {
+                format!("keep: {}", decision.reasons.join(", "))
+            };
             println!("{}  {what}", label(&decision.point));
         }
         if decision.reasons.is_empty() {
@@ -193,11 +216,16 @@ fn execute(context: &Context, options: &Options, exclusive: &Exclusive, decision
     if !new.is_empty() && confirmed(context, options.change, &format!("forget {forgotten}?"))? {
         exclusive.writer.record_states(&new)?;
         if context.chatty() {
-            println!("{forgotten} forgotten; 'relict-maint undelete' shows them again, 'relict-maint prune' removes them");
+            println!(
+                "{forgotten} forgotten; 'relict-maint undelete' shows them again, 'relict-maint prune' removes them"
+            );
         }
     }
     if context.json {
-        println!("{}", json!({"message_type": "summary", "forgotten": new.len(), "kept": kept, "dry_run": options.change.dry_run}));
+        println!(
+            "{}",
+            json!({"message_type": "summary", "forgotten": new.len(), "kept": kept, "dry_run": options.change.dry_run})
+        );
     }
     Ok(Outcome::Complete)
 }

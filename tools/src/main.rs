@@ -111,7 +111,8 @@ fn main() -> ExitCode {
 
 fn context(common: Common) -> Result<Context> {
     let environment = |name: &str| std::env::var_os(name);
-    let password = PasswordSource::choose(common.password_file.as_deref(), common.password_command.as_deref(), &environment);
+    let password =
+        PasswordSource::choose(common.password_file.as_deref(), common.password_command.as_deref(), &environment);
     Ok(Context {
         repo: common.repo,
         password,

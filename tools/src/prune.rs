@@ -37,8 +37,11 @@ pub fn duration(text: &str) -> Result<Duration> {
     };
     let secs = digits.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
     secs.map(Duration::from_secs).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, format!("'{}' is not a duration", relict::catalog::points::printable(text.as_bytes())))
-            .advise("write it like 90s, 30m or 1h")
+        Error::new(
+            ErrorKind::Usage,
+            format!("'{}' is not a duration", relict::catalog::points::printable(text.as_bytes())),
+        )
+        .advise("write it like 90s, 30m or 1h")
     })
 }
 
@@ -48,7 +51,10 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let deadline = limit.map(|limit| Instant::now() + limit);
     let exclusive = Exclusive::open(context, options.change.wait)?;
     let keep = kept_points(context, &exclusive)?;
-    let plan = plan(&exclusive.writer, &PruneOptions { keep, discard_unfinished: options.discard_unfinished, stop: &context.stop })?;
+    let plan = plan(
+        &exclusive.writer,
+        &PruneOptions { keep, discard_unfinished: options.discard_unfinished, stop: &context.stop },
+    )?;
     show(context, &plan);
     if plan.is_empty() || !confirmed(context, options.change, &format!("free {}?", size(plan.room)))? {
         summary(context, &plan, options.change.dry_run, Pruned::default());
@@ -115,10 +121,16 @@ fn show(context: &Context, plan: &Plan) {
         size(plan.room)
     );
     if plan.stuck_bytes > 0 {
-        println!("about {} more are not needed but share segments with what is; 'relict-maint compact' gets them back", size(plan.stuck_bytes));
+        println!(
+            "about {} more are not needed but share segments with what is; 'relict-maint compact' gets them back",
+            size(plan.stuck_bytes)
+        );
     }
     if plan.unfinished_bytes > 0 {
-        println!("{} of an interrupted backup are kept, so that the next one finds them; --discard-unfinished frees them", size(plan.unfinished_bytes));
+        println!(
+            "{} of an interrupted backup are kept, so that the next one finds them; --discard-unfinished frees them",
+            size(plan.unfinished_bytes)
+        );
     }
 }
 

@@ -55,7 +55,8 @@ pub fn undelete(context: &Context, options: &Undelete) -> Result<Outcome> {
     let filter = options.chosen.filter();
     let points: Vec<PointRecord> = hidden.filter(|point| filter.admits(point)).collect();
     if points.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, "no restore point is forgotten").advise("what was pruned cannot be brought back"));
+        return Err(Error::new(ErrorKind::NotFound, "no restore point is forgotten")
+            .advise("what was pruned cannot be brought back"));
     }
     let chosen = if options.points.is_empty() { points } else { named(points, &options.points, &filter)? };
     change(context, &exclusive, options.change, &chosen, Wish::Show, "show again")
@@ -73,7 +74,14 @@ pub fn unprotect(context: &Context, options: &Unprotect) -> Result<Outcome> {
     of_visible(context, &options.points, &options.chosen, options.change, Wish::Unprotect, "unprotect")
 }
 
-fn of_visible(context: &Context, names: &[String], chosen: &Chosen, how: Change, wish: Wish, verb: &str) -> Result<Outcome> {
+fn of_visible(
+    context: &Context,
+    names: &[String],
+    chosen: &Chosen,
+    how: Change,
+    wish: Wish,
+    verb: &str,
+) -> Result<Outcome> {
     let exclusive = Exclusive::open(context, how.wait)?;
     let points = named(exclusive.repository().point_records()?, names, &chosen.filter())?;
     change(context, &exclusive, how, &points, wish, verb)
@@ -91,7 +99,14 @@ fn until(date: &str) -> Result<i64> {
     day.to_zoned(jiff::tz::TimeZone::UTC).map(|at| at.timestamp().as_second()).map_err(|_| wrong())
 }
 
-fn change(context: &Context, exclusive: &Exclusive, how: Change, points: &[PointRecord], wish: Wish, verb: &str) -> Result<Outcome> {
+fn change(
+    context: &Context,
+    exclusive: &Exclusive,
+    how: Change,
+    points: &[PointRecord],
+    wish: Wish,
+    verb: &str,
+) -> Result<Outcome> {
     let repository = exclusive.repository();
     let (clock, states) = (clock(context, repository)?, repository.index().states()?);
     let mut new: Vec<PointState> = Vec::new();

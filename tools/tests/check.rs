@@ -21,11 +21,13 @@ impl Fixture {
         let source = dir.path().join("source");
         std::fs::create_dir(&source).unwrap();
         for (name, len) in [("small", 300), ("medium", 20_000), ("large", 400_000)] {
-            let bytes: Vec<u8> = (0..len as u32).flat_map(|i| (i ^ len as u32).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+            let bytes: Vec<u8> =
+                (0..len as u32).flat_map(|i| (i ^ len as u32).wrapping_mul(2_654_435_761).to_le_bytes()).collect();
             std::fs::write(source.join(name), bytes).unwrap();
         }
         let kdf = repo_format::KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
-        create(&dir.path().join("repo"), &mut unlock, &CreateOptions { encrypt, kdf, ..CreateOptions::default() }).unwrap();
+        create(&dir.path().join("repo"), &mut unlock, &CreateOptions { encrypt, kdf, ..CreateOptions::default() })
+            .unwrap();
         let fixture = Self { dir };
         fixture.backup();
         fixture

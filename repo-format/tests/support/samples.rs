@@ -215,9 +215,26 @@ fn segment_header() -> Record {
     let sample = sample_segment();
     let one = |raw_bytes| vec![TableEntry { id: CHUNK, raw_bytes }];
     let node = SegmentHeader { kind: SegmentKind::Node, number: 0, table: one(70_000), ..sample.clone() };
-    let point = SegmentHeader { kind: SegmentKind::Point, codec: Codec::Raw, stored_bytes: 300, table: one(300), ..sample.clone() };
-    let state = SegmentHeader { kind: SegmentKind::State, codec: Codec::Raw, stored_bytes: 88, table: one(88), ..sample.clone() };
-    let longest = SegmentHeader { number: u32::MAX, stored_bytes: 1, table: [one(8 << 20), one(8 << 20)].concat(), ..sample.clone() };
+    let point = SegmentHeader {
+        kind: SegmentKind::Point,
+        codec: Codec::Raw,
+        stored_bytes: 300,
+        table: one(300),
+        ..sample.clone()
+    };
+    let state = SegmentHeader {
+        kind: SegmentKind::State,
+        codec: Codec::Raw,
+        stored_bytes: 88,
+        table: one(88),
+        ..sample.clone()
+    };
+    let longest = SegmentHeader {
+        number: u32::MAX,
+        stored_bytes: 1,
+        table: [one(8 << 20), one(8 << 20)].concat(),
+        ..sample.clone()
+    };
     let bytes = sample.encode();
     let with = |at, patch: &[u8]| resealed_segment(patched(&bytes, at, patch));
     let of = |change: &dyn Fn(&mut SegmentHeader)| {
@@ -240,8 +257,16 @@ fn segment_header() -> Record {
         .invalid("truncated", "table-past-end", with(12, &3_u32.to_le_bytes()))
         .invalid("field", "too-many-chunks", with(12, &u32::MAX.to_le_bytes()))
         .invalid("field", "raw-bytes-not-the-sum", with(16, &1_u32.to_le_bytes()))
-        .invalid("field", "raw-bytes-above-limit", of(&|h| h.table = vec![TableEntry { id: CHUNK, raw_bytes: 8 << 20 }; 3]))
-        .invalid("field", "chunk-above-limit", of(&|h| h.table = vec![TableEntry { id: CHUNK, raw_bytes: (8 << 20) + 1 }]))
+        .invalid(
+            "field",
+            "raw-bytes-above-limit",
+            of(&|h| h.table = vec![TableEntry { id: CHUNK, raw_bytes: 8 << 20 }; 3]),
+        )
+        .invalid(
+            "field",
+            "chunk-above-limit",
+            of(&|h| h.table = vec![TableEntry { id: CHUNK, raw_bytes: (8 << 20) + 1 }]),
+        )
         .invalid("field", "empty-chunk", of(&|h| h.table[1].raw_bytes = 0))
         .invalid("field", "zstd-not-smaller", of(&|h| h.stored_bytes = 65_537))
         .invalid("field", "zstd-of-no-bytes", of(&|h| h.stored_bytes = 0))
@@ -577,7 +602,8 @@ pub fn sample_state() -> PointState {
 
 fn point_state() -> Record {
     let bytes = sample_state().encode();
-    let least = PointState { sequence: 1, hidden: None, protected: false, locked_until: None, ..sample_state() }.encode();
+    let least =
+        PointState { sequence: 1, hidden: None, protected: false, locked_until: None, ..sample_state() }.encode();
     let with = |at, patch: &[u8]| resealed(patched(&bytes, at, patch));
     Record::new("point-state", true, |b| PointState::decode(b).map(|s| s.encode()))
         .valid("everything", bytes.clone())

@@ -121,7 +121,8 @@ pub(super) fn open_child(nodes: &dyn ReadNodes, parent: &NodeRef, index: usize) 
     let (key, _) = parent.entry(index).ok_or_else(missing)?;
     let child = parent.child(index).ok_or_else(missing)?;
     let node = nodes.node(&child.id)?;
-    let wrong = |what: &str| Err(Error::damaged(format!("tree node {} has another {what} than its parent says", child.id)));
+    let wrong =
+        |what: &str| Err(Error::damaged(format!("tree node {} has another {what} than its parent says", child.id)));
     if node.level() + 1 != parent.level() {
         return wrong("level");
     }

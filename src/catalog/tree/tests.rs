@@ -261,7 +261,8 @@ fn assert_diff(store: &MemoryNodes, (old, old_map): (&ChunkId, &Map), (new, new_
     store.reset_counts();
     let changes: Vec<_> = diff(store, old, store, new).map(|change| change.unwrap()).collect();
     let reads = store.reads();
-    let keys: BTreeSet<_> = old_map.keys().chain(new_map.keys()).filter(|key| old_map.get(*key) != new_map.get(*key)).collect();
+    let keys: BTreeSet<_> =
+        old_map.keys().chain(new_map.keys()).filter(|key| old_map.get(*key) != new_map.get(*key)).collect();
     assert_eq!(changes.iter().map(Change::key).collect::<Vec<_>>(), keys.into_iter().collect::<Vec<_>>());
     for change in &changes {
         let value = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.value().to_vec());
@@ -435,7 +436,8 @@ fn nodes_that_contradict_their_parent_are_damage() {
     ];
     for (case, bytes) in cases.into_iter().enumerate() {
         let root = (&mut &store).write_node(bytes).unwrap();
-        let damaged = |error: Option<Error>| assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Damaged), "case {case}");
+        let damaged =
+            |error: Option<Error>| assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Damaged), "case {case}");
         damaged(get(&store, &root, b"b").err());
         damaged(range(&store, &root, &[]).next().and_then(Result::err));
         damaged(diff(&store, &root, &store, &leaf).find_map(Result::err));

@@ -172,7 +172,11 @@ impl<'a> Attributes<'a> {
     /// `BadInput` for more than 999,999,999 nanoseconds.
     pub(super) fn time(&self, kind: Kind) -> Result<Option<Time>> {
         let Some(bytes) = self.get(kind) else { return Ok(None) };
-        let (sec, nsec) = bytes.split_first_chunk().zip(bytes.last_chunk()).ok_or_else(|| missing(kind)).map(|((s, _), n)| (*s, *n))?;
+        let (sec, nsec) = bytes
+            .split_first_chunk()
+            .zip(bytes.last_chunk())
+            .ok_or_else(|| missing(kind))
+            .map(|((s, _), n)| (*s, *n))?;
         let time = Time { sec: i64::from_le_bytes(sec), nsec: u32::from_le_bytes(nsec) };
         if time.nsec >= 1_000_000_000 {
             return Err(bad(format!("its attribute {} has {} nanoseconds", name_of(kind), time.nsec)));
@@ -189,7 +193,9 @@ fn known(kind: u16, version: u32) -> Result<(&'static str, Width)> {
     let row = usize::from(kind).checked_sub(1).and_then(|row| KNOWN.get(row));
     match row {
         Some((name, width, since)) if *since <= version => Ok((name, *width)),
-        Some((name, _, since)) => Err(bad(format!("its attribute {name} came with version {since}, and this stream has version {version}"))),
+        Some((name, _, since)) => {
+            Err(bad(format!("its attribute {name} came with version {since}, and this stream has version {version}")))
+        }
         None => Err(bad(format!("its attribute of type {kind} is not known"))),
     }
 }

@@ -85,13 +85,13 @@ const PUNCH_HOLE: u32 = 2;
 const MODE_BITS: u32 = libc::S_IFMT | 0o7777;
 /// Flags of btrfs inodes, and what chattr(1) calls them. The others say how btrfs stores a file, and stay there.
 const INODE_FLAGS: [(u64, u32); 9] = [
-    (1 << 1, 0x0080_0000), // no copy on write
-    (1 << 3, 0x0000_0400), // no compression
-    (1 << 5, 0x0000_0008), // synchronous
-    (1 << 6, 0x0000_0010), // immutable
-    (1 << 7, 0x0000_0020), // append only
-    (1 << 8, 0x0000_0040), // no dump
-    (1 << 9, 0x0000_0080), // no atime
+    (1 << 1, 0x0080_0000),  // no copy on write
+    (1 << 3, 0x0000_0400),  // no compression
+    (1 << 5, 0x0000_0008),  // synchronous
+    (1 << 6, 0x0000_0010),  // immutable
+    (1 << 7, 0x0000_0020),  // append only
+    (1 << 8, 0x0000_0040),  // no dump
+    (1 << 9, 0x0000_0080),  // no atime
     (1 << 10, 0x0001_0000), // synchronous directory
     (1 << 11, 0x0000_0004), // compressed
 ];
@@ -110,7 +110,9 @@ impl Command {
     pub(super) fn from_number(number: u16, version: u32) -> Result<Self> {
         match usize::from(number).checked_sub(1).and_then(|row| KNOWN.get(row)) {
             Some((_, since, command)) if *since <= version => Ok(*command),
-            Some((name, since, _)) => Err(bad(format!("{name} came with version {since}, and this stream has version {version}"))),
+            Some((name, since, _)) => {
+                Err(bad(format!("{name} came with version {since}, and this stream has version {version}")))
+            }
             None => Err(bad(format!("command {number} is not known"))),
         }
     }
@@ -149,24 +151,35 @@ impl Command {
             Self::Link => Change::Link { path, existing: a.bytes(Kind::PathLink)? },
             Self::Unlink => Change::Unlink { path },
             Self::Rmdir => Change::RemoveDir { path },
-            Self::SetXattr => Change::SetXattr { path, name: a.bytes(Kind::XattrName)?, value: a.bytes(Kind::XattrData)? },
+            Self::SetXattr => {
+                Change::SetXattr { path, name: a.bytes(Kind::XattrName)?, value: a.bytes(Kind::XattrData)? }
+            }
             Self::RemoveXattr => Change::RemoveXattr { path, name: a.bytes(Kind::XattrName)? },
             Self::Write => Change::Write { path, offset: a.u64(Kind::FileOffset)?, data: a.bytes(Kind::Data)? },
             Self::EncodedWrite if given == 0 => {
                 let write = Change::Write { path, offset: a.u64(Kind::FileOffset)?, data: expander.expand(a)? };
-                return Ok(if rest_of_inline(a)?.is_some() { Translated::MoreFollow(write) } else { Translated::Last(Some(write)) });
+                return Ok(if rest_of_inline(a)?.is_some() {
+                    Translated::MoreFollow(write)
+                } else {
+                    Translated::Last(Some(write))
+                });
             }
             Self::EncodedWrite => {
-                return Ok(Translated::Last(rest_of_inline(a)?.map(|(offset, len)| Change::Zero { path, offset, len, extend: false })));
+                return Ok(Translated::Last(rest_of_inline(a)?.map(|(offset, len)| Change::Zero {
+                    path,
+                    offset,
+                    len,
+                    extend: false,
+                })));
             }
             Self::Clone => clone(a, path)?,
             Self::Truncate => Change::Truncate { path, size: a.u64(Kind::Size)? },
             Self::Chmod => set(SetAttr { mode: Some(mode(a)? & 0o7777), ..SetAttr::default() }),
-            Self::Chown => set(SetAttr { uid: Some(a.small(Kind::Uid)?), gid: Some(a.small(Kind::Gid)?), ..SetAttr::default() }),
-            Self::Utimes => set(times(a)?),
-            Self::UpdateExtent => {
-                Change::Changed { path, offset: a.u64(Kind::FileOffset)?, len: a.u64(Kind::Size)? }
+            Self::Chown => {
+                set(SetAttr { uid: Some(a.small(Kind::Uid)?), gid: Some(a.small(Kind::Gid)?), ..SetAttr::default() })
             }
+            Self::Utimes => set(times(a)?),
+            Self::UpdateExtent => Change::Changed { path, offset: a.u64(Kind::FileOffset)?, len: a.u64(Kind::Size)? },
             Self::Fallocate => return fallocate(a, path).map(Translated::Last),
             Self::Fileattr => set(SetAttr { flags: Some(flags(a.u64(Kind::Fileattr)?)), ..SetAttr::default() }),
             Self::EnableVerity if noted => return Ok(Translated::Last(None)),
@@ -244,7 +257,9 @@ fn rest_of_inline(a: &Attributes<'_>) -> Result<Option<(u64, u64)>> {
 fn fallocate<'a>(a: &Attributes<'a>, path: &'a [u8]) -> Result<Option<Change<'a>>> {
     let mode = a.u32(Kind::FallocateMode).ok_or_else(|| bad("its attribute FALLOCATE_MODE is missing"))?;
     let (offset, len) = (a.u64(Kind::FileOffset)?, a.u64(Kind::Size)?);
-    let end = offset.checked_add(len).ok_or_else(|| bad(format!("{len} bytes from byte {offset} on end behind byte 2^64")))?;
+    let end = offset
+        .checked_add(len)
+        .ok_or_else(|| bad(format!("{len} bytes from byte {offset} on end behind byte 2^64")))?;
     Ok(match mode {
         0 => Some(Change::Zero { path, offset: end, len: 0, extend: true }),
         KEEP_SIZE => None,

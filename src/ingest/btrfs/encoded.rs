@@ -38,12 +38,16 @@ impl Expander {
     pub(super) fn expand(&mut self, a: &Attributes<'_>) -> Result<&[u8]> {
         let encryption = a.u32(Kind::Encryption).unwrap_or(0);
         if encryption != 0 {
-            return Err(bad(format!("its data is encrypted (method {encryption}), and cannot be read without the source")));
+            return Err(bad(format!(
+                "its data is encrypted (method {encryption}), and cannot be read without the source"
+            )));
         }
         let unencoded = a.u64(Kind::UnencodedLen)?;
         let (offset, len) = (a.u64(Kind::UnencodedOffset)?, a.u64(Kind::UnencodedFileLen)?);
         if unencoded > MAX_UNENCODED_BYTES {
-            return Err(bad(format!("it claims {unencoded} bytes of content; one write has at most {MAX_UNENCODED_BYTES}")));
+            return Err(bad(format!(
+                "it claims {unencoded} bytes of content; one write has at most {MAX_UNENCODED_BYTES}"
+            )));
         }
         let end = offset.checked_add(len).filter(|end| *end <= unencoded);
         let end = end.ok_or_else(|| bad(format!("it takes {len} bytes from byte {offset} of its {unencoded}")))?;
@@ -111,7 +115,8 @@ fn damaged(what: &str, why: impl fmt::Display) -> Error {
 /// stands across the border of a sector.
 fn lzo_sectors(data: &[u8], sector_bytes: usize, out: &mut [u8]) -> Result<usize> {
     let length_at = |at: usize| {
-        let bytes = data.get(at..).and_then(<[u8]>::first_chunk).ok_or_else(|| damaged("LZO", "it ends within a length"))?;
+        let bytes =
+            data.get(at..).and_then(<[u8]>::first_chunk).ok_or_else(|| damaged("LZO", "it ends within a length"))?;
         Ok::<_, Error>(u32::from_le_bytes(*bytes) as usize)
     };
     let total = length_at(0)?;
@@ -166,7 +171,8 @@ mod tests {
             };
             let plain: Vec<u8> = (0..first).map(|_| byte()).collect();
             let pieces = [lzokay_native::compress(&plain).unwrap(), lzokay_native::compress(b"second").unwrap()];
-            paddings += usize::from(!(8 + pieces[0].len()).is_multiple_of(4096) && 4096 - (8 + pieces[0].len()) % 4096 < 4);
+            paddings +=
+                usize::from(!(8 + pieces[0].len()).is_multiple_of(4096) && 4096 - (8 + pieces[0].len()) % 4096 < 4);
             let mut out = vec![0; plain.len() + 6 + 4096];
             assert_eq!(lzo_sectors(&container(&pieces, 4096), 4096, &mut out).unwrap(), plain.len() + 6);
             assert_eq!(&out[..plain.len()], plain);

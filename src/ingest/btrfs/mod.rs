@@ -79,7 +79,11 @@ impl BtrfsDecoder {
         self.doing.clear();
         self.doing.push_str("the header");
         if !input.starts_with(MAGIC) && !MAGIC.starts_with(input) {
-            let what = if self.place == Place::Ended { "what follows the end of the stream is no other stream" } else { "this is no btrfs send stream" };
+            let what = if self.place == Place::Ended {
+                "what follows the end of the stream is no other stream"
+            } else {
+                "this is no btrfs send stream"
+            };
             return Err(bad(what).advise("make it by 'btrfs send'; streams may follow each other, but nothing else may stand between or behind them"));
         }
         let Some(version) = input.get(MAGIC.len()..).and_then(|rest| rest.first_chunk()) else {
@@ -87,7 +91,8 @@ impl BtrfsDecoder {
         };
         let version = u32::from_le_bytes(*version);
         if version == 0 || version > MAX_VERSION {
-            let what = format!("this is a btrfs send stream of version {version}; versions 1 to {MAX_VERSION} can be read");
+            let what =
+                format!("this is a btrfs send stream of version {version}; versions 1 to {MAX_VERSION} can be read");
             return Err(bad(what).advise("make it again by 'btrfs send --proto 2', or use a newer relict"));
         }
         self.place = Place::Commands(version);

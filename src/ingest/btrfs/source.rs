@@ -48,12 +48,16 @@ impl SnapshotDir {
         if stat.mode & libc::S_IFMT == libc::S_IFREG {
             return Ok(file);
         }
-        Err(Error::new(ErrorKind::BadInput, format!("{}/{} is not a regular file there", self.shown, String::from_utf8_lossy(path))))
+        Err(Error::new(
+            ErrorKind::BadInput,
+            format!("{}/{} is not a regular file there", self.shown, String::from_utf8_lossy(path)),
+        ))
     }
 
     fn failed(&self, path: &[u8], error: std::io::Error) -> Error {
         let what = format!("reading {}/{}", self.shown, String::from_utf8_lossy(path));
-        Error::io(what, error).advise("name the snapshot that the stream was made of, not another one; nothing of this state was kept")
+        Error::io(what, error)
+            .advise("name the snapshot that the stream was made of, not another one; nothing of this state was kept")
     }
 }
 

@@ -124,7 +124,18 @@ fn every_command_is_the_change_it_should_be() {
         .command(13, &[P, (13, b"user.x"), (14, b"\0\x01")])
         .command(14, &[P, (13, b"user.x")])
         .command(15, &[P, (18, &number(4096)), (19, b"hello")])
-        .command(16, &[P, (18, &number(0)), (24, &number(4096)), (20, &[5; 16]), (21, &number(1)), (22, b"s"), (23, &number(8192))])
+        .command(
+            16,
+            &[
+                P,
+                (18, &number(0)),
+                (24, &number(4096)),
+                (20, &[5; 16]),
+                (21, &number(1)),
+                (22, b"s"),
+                (23, &number(8192)),
+            ],
+        )
         .command(17, &[P, (4, &number(5))])
         .command(18, &[P, (5, &number(0o4755))])
         .command(19, &[P, (6, &number(1000)), (7, &number(100))])
@@ -170,7 +181,9 @@ fn every_command_is_the_change_it_should_be() {
         set(SetAttr { flags: Some(0x10), ..none }),
         Change::Write { path: f, offset: 0, data: b"cd\0" },
         Change::Zero { path: f, offset: 3, len: 4093, extend: false },
-        Change::Note { text: b"fs-verity of some files was left out: their content is here, their verity digests are not" },
+        Change::Note {
+            text: b"fs-verity of some files was left out: their content is here, their verity digests are not",
+        },
         Change::End,
     ];
     assert_eq!(changes(&stream), expected.iter().map(|change| format!("{change:?}")).collect::<Vec<_>>());
@@ -210,9 +223,15 @@ fn what_is_wrong_is_named() {
         ("CHOWN: its attribute UID is 4294967296", begun().command(19, &[P, (6, &number(1 << 32)), (7, &n8)]).end()),
         ("CHMOD: its mode 1000000 has bits", begun().command(18, &[P, (5, &number(0o1_000_000))]).end()),
         ("MKFIFO: its mode 100644 is of another type", begun().command(6, &[P, (5, &number(0o100_644))]).end()),
-        ("UTIMES: its attribute MTIME has 1000000000 nanoseconds", begun().command(20, &[P, (10, b"\0\0\0\0\0\0\0\0\x00\xca\x9a\x3b")]).end()),
+        (
+            "UTIMES: its attribute MTIME has 1000000000 nanoseconds",
+            begun().command(20, &[P, (10, b"\0\0\0\0\0\0\0\0\x00\xca\x9a\x3b")]).end(),
+        ),
         ("FALLOCATE: its mode 0x10", begun().command(23, &[P, (25, &16_u32.to_le_bytes()), (18, &n8), (4, &n8)]).end()),
-        ("FALLOCATE: 8 bytes from byte 18446744073709551615 on end", begun().command(23, &[P, (25, &[3, 0, 0, 0]), (18, &[0xff; 8]), (4, &n8)]).end()),
+        (
+            "FALLOCATE: 8 bytes from byte 18446744073709551615 on end",
+            begun().command(23, &[P, (25, &[3, 0, 0, 0]), (18, &[0xff; 8]), (4, &n8)]).end(),
+        ),
         ("ENCODED_WRITE: its data is encrypted", encoded(&with(31, &[1, 0, 0, 0]), b"x")),
         ("ENCODED_WRITE: its compression 8 is not known", encoded(&with(30, &[8, 0, 0, 0]), b"x")),
         ("ENCODED_WRITE: its data is no valid zstd", encoded(&with(30, &[2, 0, 0, 0]), b"no frame")),
@@ -221,7 +240,10 @@ fn what_is_wrong_is_named() {
         ("ENCODED_WRITE: its data expands to more than the 8 bytes", encoded(&sizes, b"123456789")),
         ("ENCODED_WRITE: its data is no valid zstd, or more than it claims", encoded(&bomb_sizes, &bomb)),
         ("ENCODED_WRITE: it takes 9 bytes from byte 0 of its 8", encoded(&[(27, &n9), (28, &n8), (29, &zeros)], b"x")),
-        ("ENCODED_WRITE: it claims 1099511627776 bytes of content", encoded(&[(27, &n8), (28, &claim), (29, &zeros)], b"x")),
+        (
+            "ENCODED_WRITE: it claims 1099511627776 bytes of content",
+            encoded(&[(27, &n8), (28, &claim), (29, &zeros)], b"x"),
+        ),
         ("ENCODED_WRITE: its attribute UNENCODED_LEN is missing", encoded(&[(27, &n8), (29, &zeros)], b"x")),
         ("END: 5 or more bytes follow the end", [begun().end(), b"extra".to_vec()].concat()),
     ];
@@ -246,8 +268,18 @@ fn compressed_data_expands_whatever_the_method() {
     for (id, mut data) in [(1_u32, zlib), (2, zstd)] {
         data.extend([0; 777]); // the rest of a block
         for unencoded in [70_000_u64, 73_728] {
-            let stream = Maker::begun(2)
-                .command(25, &[P, (18, &number(5)), (27, &number(100)), (28, &number(unencoded)), (29, &number(69_950)), (30, &id.to_le_bytes()), (19, &data)]);
+            let stream = Maker::begun(2).command(
+                25,
+                &[
+                    P,
+                    (18, &number(5)),
+                    (27, &number(100)),
+                    (28, &number(unencoded)),
+                    (29, &number(69_950)),
+                    (30, &id.to_le_bytes()),
+                    (19, &data),
+                ],
+            );
             let expected: Vec<u8> = [&plain[69_950..], &[0; 50]].concat();
             let result = decode(&stream.end());
             if unencoded == 70_000 {
@@ -280,7 +312,11 @@ fn an_encoded_inline_extent_clears_the_rest_of_its_block() {
     assert_eq!((write(0, 1), write(0, 100), write(0, 4095)), (zero(1), zero(100), zero(4095)));
     let none = Vec::<String>::new();
     assert_eq!((write(0, 0), write(0, 4096), write(0, 4097)), (none.clone(), none.clone(), none.clone()));
-    assert_eq!((write(4096, 100), write(1, 100)), (none.clone(), none), "an inline extent is at the beginning of a file");
+    assert_eq!(
+        (write(4096, 100), write(1, 100)),
+        (none.clone(), none),
+        "an inline extent is at the beginning of a file"
+    );
 }
 
 #[test]
@@ -311,7 +347,12 @@ fn pieces_do_not_matter() {
 
 #[test]
 fn real_streams_decode_to_their_end() {
-    for name in ["s1/step0.v2-compressed.btrfs", "s1/step1.v1.btrfs", "s1/nodata-step1.v1.btrfs", "s2-lzo/step0.v2-compressed.btrfs"] {
+    for name in [
+        "s1/step0.v2-compressed.btrfs",
+        "s1/step1.v1.btrfs",
+        "s1/nodata-step1.v1.btrfs",
+        "s2-lzo/step0.v2-compressed.btrfs",
+    ] {
         let decoded = changes(&data(name));
         assert!(decoded.len() > 30 && decoded.last().unwrap() == "End", "{name}: {}", decoded.len());
     }

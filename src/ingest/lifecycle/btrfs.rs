@@ -8,11 +8,11 @@
 //!
 //! So every run can tell from the repository alone what is left over, and removes it first.
 
+use crate::catalog::points::time_name;
 use crate::ingest::backup::Outcome;
 use crate::ingest::btrfs::BtrfsDecoder;
 use crate::ingest::report::Monitor;
 use crate::ingest::stream::{StateInfo, StreamOptions, run};
-use crate::catalog::points::time_name;
 use crate::store::Writer;
 use crate::{Error, ErrorKind, Result};
 use repo_format::{PointRecord, Time};
@@ -58,8 +58,10 @@ impl Subvolume {
     pub fn open(path: &Path, repository: &str) -> Result<Self> {
         let path = path.canonicalize().map_err(|e| Error::io(format!("finding {}", path.display()), e))?;
         show(&path).map_err(|e| match e.kind() {
-            ErrorKind::Io => Error::new(ErrorKind::Usage, format!("{} is no btrfs subvolume that can be read: {e}", path.display()))
-                .advise("name the subvolume itself, not a directory in it, and run this as root"),
+            ErrorKind::Io => {
+                Error::new(ErrorKind::Usage, format!("{} is no btrfs subvolume that can be read: {e}", path.display()))
+                    .advise("name the subvolume itself, not a directory in it, and run this as root")
+            }
             _ => e,
         })?;
         Ok(Self { path, prefix: format!("{repository}-") })
@@ -97,7 +99,9 @@ impl Subvolume {
     pub fn take(&self, time: Time) -> Result<Snapshot> {
         let dir = self.dir();
         match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::io(format!("making {}", dir.display()), e)),
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io(format!("making {}", dir.display()), e));
+            }
             _ => {}
         }
         let path = dir.join(format!("{}{}.{:09}", self.prefix, time_name(time), time.nsec));
@@ -138,10 +142,17 @@ pub struct Taken {
 ///
 /// # Errors
 /// As those of [`run`], and those of btrfs. The new snapshot is removed then, and the one before is still there.
-pub fn backup(writer: &Writer, volume: &Subvolume, options: &StreamOptions, monitor: &dyn Monitor, stop: &AtomicBool) -> Result<Taken> {
+pub fn backup(
+    writer: &Writer,
+    volume: &Subvolume,
+    options: &StreamOptions,
+    monitor: &dyn Monitor,
+    stop: &AtomicBool,
+) -> Result<Taken> {
     let points = writer.repository().point_records()?;
     let known: Vec<Vec<u8>> = points.iter().filter_map(StateInfo::of).map(|state| state.id).collect();
-    let (mut old, left_over): (Vec<_>, Vec<_>) = volume.snapshots()?.into_iter().partition(|one| known.iter().any(|id| *id == one.id));
+    let (mut old, left_over): (Vec<_>, Vec<_>) =
+        volume.snapshots()?.into_iter().partition(|one| known.iter().any(|id| *id == one.id));
     let mut warnings = Vec::new();
     remove_all(volume, &left_over, &mut warnings);
     let parent = old.pop();
@@ -156,7 +167,9 @@ pub fn backup(writer: &Writer, volume: &Subvolume, options: &StreamOptions, moni
         }
         Err(error) => Err(match volume.remove(&snapshot) {
             Ok(()) => error,
-            Err(also) => error.context(format!("{} is left ({also}), and the next run removes it", snapshot.path.display())),
+            Err(also) => {
+                error.context(format!("{} is left ({also}), and the next run removes it", snapshot.path.display()))
+            }
         }),
     }
 }
@@ -211,7 +224,11 @@ fn send(
     let mut sending = Sending::start(snapshot, parent)?;
     let done = run(writer, &mut BtrfsDecoder::new(), &mut sending, None, options, monitor, stop);
     // Ctrl-C reaches the child as well; what it then says is not the cause.
-    if stop.load(Relaxed) && done.is_err() { Err(Error::new(ErrorKind::Interrupted, "the backup was stopped")) } else { done }
+    if stop.load(Relaxed) && done.is_err() {
+        Err(Error::new(ErrorKind::Interrupted, "the backup was stopped"))
+    } else {
+        done
+    }
 }
 
 /// `btrfs send` at work. Its stream ends well only if it does: nothing is sealed of a stream whose sender failed.
@@ -252,7 +269,11 @@ impl Sending {
         self.ended = true;
         let status = self.child.wait()?;
         let messages = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("btrfs send failed ({status}): {messages}"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(std::io::Error::other(format!("btrfs send failed ({status}): {messages}")))
+        }
     }
 }
 
@@ -281,9 +302,11 @@ fn kernel_sends_version() -> u32 {
 /// What btrfs says of the subvolume at `path`.
 fn show(path: &Path) -> Result<Snapshot> {
     let text = btrfs(&["subvolume".as_ref(), "show".as_ref(), path.as_os_str()])?;
-    let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).and_then(|value| uuid(value.trim()));
+    let field =
+        |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).and_then(|value| uuid(value.trim()));
     let id = field("Received UUID:").or_else(|| field("UUID:"));
-    let id = id.ok_or_else(|| Error::new(ErrorKind::Io, format!("btrfs does not say the uuid of {}", path.display())))?;
+    let id =
+        id.ok_or_else(|| Error::new(ErrorKind::Io, format!("btrfs does not say the uuid of {}", path.display())))?;
     Ok(Snapshot { path: path.to_owned(), id })
 }
 
@@ -308,7 +331,8 @@ fn not_started(error: std::io::Error) -> Error {
 
 /// Runs btrfs and gives what it printed.
 fn btrfs(args: &[&OsStr]) -> Result<String> {
-    let output = Command::new("btrfs").args(args).env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(not_started)?;
+    let output =
+        Command::new("btrfs").args(args).env("LC_ALL", "C").stdin(Stdio::null()).output().map_err(not_started)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

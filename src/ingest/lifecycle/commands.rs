@@ -64,13 +64,17 @@ impl Commands {
         if path.is_absolute() && path.is_dir() {
             return Ok(path);
         }
-        let what = format!("the snapshot's directory is {:?}, which is none, or not absolute", path.display().to_string());
-        Err(Error::new(ErrorKind::NotFound, what).advise("path= of --snapshot-command must be it, or a command that prints it"))
+        let what =
+            format!("the snapshot's directory is {:?}, which is none, or not absolute", path.display().to_string());
+        Err(Error::new(ErrorKind::NotFound, what)
+            .advise("path= of --snapshot-command must be it, or a command that prints it"))
     }
 
     /// Runs a command that must succeed and gives what it printed; its errors go where ours go.
     fn run(&self, command: &str, which: &str) -> Result<Vec<u8>> {
-        let output = self.output(command, Stdio::inherit()).map_err(|e| Error::io(format!("starting the {which} command"), e))?;
+        let output = self
+            .output(command, Stdio::inherit())
+            .map_err(|e| Error::io(format!("starting the {which} command"), e))?;
         if output.status.success() {
             return Ok(output.stdout);
         }

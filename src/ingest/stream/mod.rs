@@ -132,9 +132,7 @@ pub fn ingest<'s>(
     let done = std::thread::scope(|scope| {
         for worker in 0..threads {
             let (workers, thread) = (&workers, std::thread::Builder::new().name("relict-ingest".into()));
-            thread
-                .spawn_scoped(scope, move || workers.work(worker))
-                .map_err(|e| Error::io("starting a thread", e))?;
+            thread.spawn_scoped(scope, move || workers.work(worker)).map_err(|e| Error::io("starting a thread", e))?;
         }
         let around = Around { store: writer, monitor, stop, limit_bytes: memory_bytes / 4, max_extents: MAX_EXTENTS };
         let mut session = Session {
@@ -200,7 +198,10 @@ impl Session<'_> {
             Change::End if self.current.is_some() => self.seal(),
             _ => {
                 let Some(current) = &mut self.current else {
-                    return Err(Error::new(ErrorKind::BadInput, "there is no state that this belongs to: none has begun"));
+                    return Err(Error::new(
+                        ErrorKind::BadInput,
+                        "there is no state that this belongs to: none has begun",
+                    ));
                 };
                 let mut apply = Apply {
                     around: &self.around,
@@ -285,7 +286,8 @@ impl Session<'_> {
             None => Ok(()),
             Some(current) => {
                 let what = format!("the stream ends before state {} is complete", id_text(&current.info.id));
-                Err(Error::new(ErrorKind::BadInput, what).advise("make the stream again; nothing of this state was kept"))
+                Err(Error::new(ErrorKind::BadInput, what)
+                    .advise("make the stream again; nothing of this state was kept"))
             }
         }
     }

@@ -286,7 +286,9 @@ impl View {
                 Some(source) => self.ghost_entry(source, *ghost, path, name),
                 None => Err(errno(libc::ESTALE)),
             },
-            Node::Differing { pair, side, path, old, new } => self.differing_entry(pair, *side, path, (*old, *new), name),
+            Node::Differing { pair, side, path, old, new } => {
+                self.differing_entry(pair, *side, path, (*old, *new), name)
+            }
         }
     }
 
@@ -303,7 +305,9 @@ impl View {
                 None => return Err(errno(libc::ESTALE)),
             },
             Node::Pair(pair) => pair_listing(pair),
-            Node::Differing { pair, side, path, old, new } => self.differing_listing(pair, *side, path, (*old, *new))?,
+            Node::Differing { pair, side, path, old, new } => {
+                self.differing_listing(pair, *side, path, (*old, *new))?
+            }
         });
         self.computed.listings.insert(key, Arc::clone(&listing));
         Ok(listing)

@@ -58,7 +58,11 @@ impl Inodes {
             let first = page * Self::PAGE as u64;
             kept.iter().copied().enumerate().map(|(i, kept)| (first + i as u64, kept)).collect::<Vec<_>>()
         };
-        self.0.iter().map(|(page, kept)| (*page, &**kept)).flat_map(numbered).filter(|(_, kept)| kept.kind != 0 || kept.names > 0)
+        self.0
+            .iter()
+            .map(|(page, kept)| (*page, &**kept))
+            .flat_map(numbered)
+            .filter(|(_, kept)| kept.kind != 0 || kept.names > 0)
     }
 }
 

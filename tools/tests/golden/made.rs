@@ -137,7 +137,9 @@ impl Made {
                     (Some(want), Some((Some(got), _))) if want == got => Verdict::Right,
                     (_, Some((None, marked))) => Verdict::Error { marked: *marked },
                     (Some(_), None) => Verdict::Nameless,
-                    (None, Some((Some(got), _))) if self.points[number].values().any(|want| want == got) => Verdict::Found,
+                    (None, Some((Some(got), _))) if self.points[number].values().any(|want| want == got) => {
+                        Verdict::Found
+                    }
                     _ => Verdict::Wrong,
                 };
                 out.push(Reading { point: number + 1, path: path.clone(), verdict });

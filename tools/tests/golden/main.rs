@@ -234,19 +234,33 @@ fn any_tree_node_may_be_lost() {
         let check = made.maint(&["check", "--read-data"]);
         assert!(matches!(check.status.code(), Some(0 | 3)), "node {number}: {}", text(&check));
         let readings = made.read_every_file();
-        let count = |verdict: fn(&Verdict) -> bool| readings.iter().filter(|r| r.point == 1 && verdict(&r.verdict)).count();
+        let count =
+            |verdict: fn(&Verdict) -> bool| readings.iter().filter(|r| r.point == 1 && verdict(&r.verdict)).count();
         assert_eq!(count(|v| *v == Verdict::Wrong), 0, "node {number}");
         let (right, found) = (count(|v| *v == Verdict::Right), count(|v| *v == Verdict::Found));
         let (errors, nameless) = (count(|v| matches!(v, Verdict::Error { .. })), count(|v| *v == Verdict::Nameless));
-        assert_eq!(count(|v| matches!(v, Verdict::Error { marked: false })), 0, "node {number}: an error without a mark");
+        assert_eq!(
+            count(|v| matches!(v, Verdict::Error { marked: false })),
+            0,
+            "node {number}: an error without a mark"
+        );
         if number + 2 < segments.len() {
             // A leaf: most of the point is as it was. What lost its name is found, or is an error under its number.
-            assert!(right + found > 100, "node {number}: {right} right, {found} found, {errors} errors, {nameless} nameless");
-            assert!(nameless <= found + errors, "node {number}: {right} right, {found} found, {errors} errors, {nameless} nameless");
+            assert!(
+                right + found > 100,
+                "node {number}: {right} right, {found} found, {errors} errors, {nameless} nameless"
+            );
+            assert!(
+                nameless <= found + errors,
+                "node {number}: {right} right, {found} found, {errors} errors, {nameless} nameless"
+            );
         }
         let again = made.maint(&["repair", "--yes", "--quiet"]);
         assert!(matches!(again.status.code(), Some(0 | 3)), "node {number}: {}", text(&again));
-        assert!(made.read_every_file().iter().map(|r| r.verdict).eq(readings.iter().map(|r| r.verdict)), "a second repair changes nothing");
+        assert!(
+            made.read_every_file().iter().map(|r| r.verdict).eq(readings.iter().map(|r| r.verdict)),
+            "a second repair changes nothing"
+        );
     }
 }
 

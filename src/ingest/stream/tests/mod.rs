@@ -41,7 +41,14 @@ enum Op {
     Write(String, u64, Vec<u8>),
     Zero(String, u64, u64, bool),
     /// From another state, if one is named.
-    Clone { to: String, offset: u64, state: Option<usize>, from: String, from_offset: u64, len: u64 },
+    Clone {
+        to: String,
+        offset: u64,
+        state: Option<usize>,
+        from: String,
+        from_offset: u64,
+        len: u64,
+    },
     Truncate(String, u64),
     Changed(String, u64, u64),
 }
@@ -54,7 +61,9 @@ impl Op {
     fn with<T>(&self, run: impl FnOnce(&Change<'_>) -> T) -> T {
         let id;
         let change = match self {
-            Self::Create(path, kind, ino) => Change::Create { path: path.as_bytes(), kind: *kind, ino: *ino, device: None },
+            Self::Create(path, kind, ino) => {
+                Change::Create { path: path.as_bytes(), kind: *kind, ino: *ino, device: None }
+            }
             Self::Device(path, major, minor) => {
                 let device = Some(Device { major: *major, minor: *minor });
                 Change::Create { path: path.as_bytes(), kind: FileKind::Char, ino: None, device }
@@ -63,9 +72,10 @@ impl Op {
             Self::Unlink(path) => Change::Unlink { path: path.as_bytes() },
             Self::RemoveDir(path) => Change::RemoveDir { path: path.as_bytes() },
             Self::Rename(from, to) => Change::Rename { from: from.as_bytes(), to: to.as_bytes() },
-            Self::Mode(path, mode) => {
-                Change::SetAttr { path: path.as_bytes(), set: SetAttr { mode: Some(*mode), uid: Some(7), ..SetAttr::default() } }
-            }
+            Self::Mode(path, mode) => Change::SetAttr {
+                path: path.as_bytes(),
+                set: SetAttr { mode: Some(*mode), uid: Some(7), ..SetAttr::default() },
+            },
             Self::Time(path, sec) => {
                 let mtime = Some(Time { sec: *sec, nsec: u32::from(*sec != 0) });
                 Change::SetAttr { path: path.as_bytes(), set: SetAttr { mtime, ctime: mtime, ..SetAttr::default() } }
@@ -142,12 +152,18 @@ impl World {
     fn ingest(&self, parent: Option<usize>, ops: &[Op]) -> Result<Sealed> {
         let id = state_id(self.states.lock().unwrap().len());
         let base = parent.map(|parent| self.states.lock().unwrap()[parent]);
-        let sealed = self.run(&id, base, &mut |apply| ops.iter().try_for_each(|op| op.with(|change| apply.change(change))))?;
+        let sealed =
+            self.run(&id, base, &mut |apply| ops.iter().try_for_each(|op| op.with(|change| apply.change(change))))?;
         self.states.lock().unwrap().push(sealed);
         Ok(sealed)
     }
 
-    fn run(&self, id: &[u8], base: Option<Sealed>, feed: &mut dyn FnMut(&mut Apply<'_, '_>) -> Result<()>) -> Result<Sealed> {
+    fn run(
+        &self,
+        id: &[u8],
+        base: Option<Sealed>,
+        feed: &mut dyn FnMut(&mut Apply<'_, '_>) -> Result<()>,
+    ) -> Result<Sealed> {
         let (progress, stop) = (Progress::default(), AtomicBool::new(false));
         let (workers, ends) = Workers::new(self, &progress, Chunker::new(self.chunk_bytes), 2, 8 << 20);
         let mut source = MapSource(self.source.lock().unwrap().clone());
@@ -161,8 +177,13 @@ impl World {
             let counts = base.map_or_else(Counts::default, |base| Counts { read_bytes: 0, ..base.counts });
             let mut state = State::new(&around, id, base.map(|b| b.root), base.map_or(0, |b| b.next_ino), 1, counts);
             let mut pipeline = Pipeline::new(&workers, ends);
-            let mut apply =
-                Apply { around: &around, pipeline: &mut pipeline, source: Some(&mut source), states: self, state: &mut state };
+            let mut apply = Apply {
+                around: &around,
+                pipeline: &mut pipeline,
+                source: Some(&mut source),
+                states: self,
+                state: &mut state,
+            };
             feed(&mut apply)?;
             let (root, next_ino) = apply.finish()?;
             self.settle()?;
@@ -172,7 +193,9 @@ impl World {
 
     fn reset_counts(&self) {
         self.touched.lock().unwrap().clear();
-        [&self.chunk_reads, &self.new_chunks, &self.new_bytes, &self.settles].iter().for_each(|count| count.store(0, Relaxed));
+        [&self.chunk_reads, &self.new_chunks, &self.new_bytes, &self.settles]
+            .iter()
+            .for_each(|count| count.store(0, Relaxed));
     }
 
     /// What the tree says, path by path, after checking that it is whole and that every content is cut as a full
@@ -234,8 +257,16 @@ impl World {
         }
         if dirent.kind == FileKind::File {
             one.data = self.content(inode.size, &extents);
-            assert_eq!(extents, full_read(self.chunk_bytes, &one.data), "{path} is cut otherwise than a full read cuts it");
-            assert_eq!(inode.data_bytes, extents.iter().map(|(_, e)| u64::from(e.len)).sum::<u64>(), "data bytes of {path}");
+            assert_eq!(
+                extents,
+                full_read(self.chunk_bytes, &one.data),
+                "{path} is cut otherwise than a full read cuts it"
+            );
+            assert_eq!(
+                inode.data_bytes,
+                extents.iter().map(|(_, e)| u64::from(e.len)).sum::<u64>(),
+                "data bytes of {path}"
+            );
         }
         (one, subdirs)
     }
