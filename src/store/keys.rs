@@ -7,8 +7,9 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 const CHUNK_CONTEXT: &str = "relict 1 chunk id";
 const PACKAGE_CONTEXT: &str = "relict 1 package";
 
-/// OWASP's first recommendation for Argon2id: about 30 ms here, so that a mount is ready in a tenth of a second.
-pub const DEFAULT_KDF: KdfParams = KdfParams { memory_kib: 47_104, passes: 1, lanes: 1 };
+/// One of OWASP's settings for Argon2id, all of which it calls equally strong: the one that needs little new memory, which
+/// costs more than the hashing where a host has to find it first. A mount is ready in a tenth of a second.
+pub const DEFAULT_KDF: KdfParams = KdfParams { memory_kib: 19_456, passes: 2, lanes: 1 };
 
 /// The keys of an open repository; without a password there are none.
 #[derive(Clone)]
@@ -189,7 +190,7 @@ fn wrapping_key(slot: &KeySlot, password: &[u8]) -> Result<PackageKey> {
     PackageKey::new(&out).ok_or_else(|| failed(&"no key"))
 }
 
-/// The function's memory, in large pages where the system has them: 46 MiB of small ones cost as much as the hashing.
+/// The function's memory, in large pages where the system has them: small ones cost as much as the hashing.
 fn kdf_memory(blocks: usize) -> std::result::Result<Vec<argon2::Block>, std::collections::TryReserveError> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(blocks)?;

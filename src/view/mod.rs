@@ -139,6 +139,12 @@ impl View {
         self.layout().points()
     }
 
+    /// Whether every restore point shown is known to have no POSIX ACLs.
+    #[must_use]
+    pub fn has_no_acls(&self) -> bool {
+        self.layout.read().unwrap_or_else(PoisonError::into_inner).has_no_acls()
+    }
+
     /// Files and directories with damage met so far.
     #[must_use]
     pub fn damaged(&self) -> u64 {
