@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
-use super::text::{escape, json_text, json_time, mode, table_time};
+use super::text::{escape, json_text, json_time, mode, stands_twice, table_time};
 use super::{FilterArgs, POINTS};
 use crate::catalog::points::{Filter, Points, split_path};
 use crate::catalog::tree::Range;
@@ -77,6 +77,7 @@ impl Listing<'_> {
             }
             // A damaged tree may name a directory inside of itself.
             if !seen.insert(ino) {
+                damage.get_or_insert(stands_twice(&path));
                 continue;
             }
             let below = match self.directory(&path, ino) {

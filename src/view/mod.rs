@@ -82,7 +82,8 @@ pub struct View {
     backing: Arc<dyn Backing>,
     layout: RwLock<Arc<Layout>>,
     owner: Owner,
-    parents: Cache<Ino, Ino>,
+    /// Where directories stand: the one above, and a hash of the name there.
+    parents: Cache<Ino, (Ino, u32)>,
     readings: Cache<Ino, Arc<Reading>>,
     damage: DamageLog,
     computed: Computed,
