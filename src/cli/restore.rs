@@ -1,12 +1,13 @@
 //! `relict restore`: puts a restore point, or a part of it, into a directory.
 
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::progress::{Reporter, Status};
 use super::text::{counted, escape, escape_path, json_text, size, span};
 use super::{FilterArgs, POINTS};
-use crate::catalog::points::{Filter, Points, short_id, split_path, time_name};
+use crate::catalog::points::{Filter, short_id, split_path, time_name};
 use crate::error::Result;
 use crate::restore::{self, Finding, Options, Overwrite, Plan, Progress, Report};
 use clap::{Args, ValueEnum};
@@ -76,7 +77,7 @@ enum When {
 pub fn run(context: &Context, args: RestoreArgs) -> Result<Outcome> {
     let repo = context.repository(CACHE_BYTES)?;
     let (expression, path) = split_path(args.point.as_bytes());
-    let points = Points::new(repo.point_records()?);
+    let (points, _) = readable(&repo)?;
     let point = points.resolve(&expression, &Filter::from(&args.filter))?;
     let plan = restore::plan(&repo, point, path.unwrap_or_default(), options(&args))?;
     show_plan(context, point, &plan, args.dry_run)?;

@@ -4,7 +4,9 @@
 //! reports whatever happened to packages and key slots.
 
 use crate::rig::Random;
-use crate::scene::{OPERATIONS, Run, Scene, Verdict};
+use crate::operations::named;
+use crate::run::{Run, Verdict};
+use crate::scene::Scene;
 use crate::table;
 use std::path::{Path, PathBuf};
 
@@ -100,7 +102,7 @@ fn replace(path: &Path, bytes: &[u8]) {
 #[test]
 fn rot_is_never_served_and_always_found() {
     let mut random = Random::from_env();
-    let scene = Scene::new(OPERATIONS[1], &mut random);
+    let scene = Scene::new(named("backup"), &mut random);
     let jobs = jobs(&scene.repo(), &mut random);
     table::row("rot: one file", &jobs, |job, say| {
         let run = Run::new(&scene);
