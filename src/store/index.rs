@@ -169,6 +169,12 @@ impl Index {
         Ok(())
     }
 
+    /// Grows with every change that this index has seen.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
+    }
+
     pub(super) fn cf(&self, name: &str) -> Result<&ColumnFamily> {
         let missing = || Error::damaged(format!("the index has no column family '{name}'")).advise(REBUILD);
         self.db.cf_handle(name).ok_or_else(missing)

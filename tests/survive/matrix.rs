@@ -5,7 +5,7 @@ use crate::beside::while_read;
 use crate::operations::named;
 use crate::rig::Random;
 use crate::run::{Run, Verdict};
-use crate::scene::{Known, PASSWORD, Scene, bare, words};
+use crate::scene::{Known, PASSWORD, Scene, bare, copy, words};
 use crate::walker::{CompareOptions, diff, manifest};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ fn scene(random: &mut Random) -> (Scene, String) {
     let mut scene = Scene::new(named("prune"), random);
     let image = Scene::new(named("image"), random);
     // The disk and its content, and the source as it is now, are what new points hold.
-    std::fs::copy(image.dir.path().join("disk"), scene.dir.path().join("disk")).unwrap();
+    copy(&image.dir.path().join("disk"), &scene.dir.path().join("disk"));
     scene.new.extend(image.new.iter().cloned());
     let visible: Vec<(&String, &Known)> = scene.known.iter().filter(|(_, known)| !known.hidden).collect();
     let (newest, known) = (visible[0].0.clone(), visible[0].1.clone());
