@@ -79,7 +79,7 @@ fn one(scene: &Scene, failure: &Failure, say: Say<'_>) -> Verdict {
         verdict.undetected += 1;
     }
     if code == Some(0) && failure.is_a_promise() {
-        say("a sync failed, and the operation said that it was done".to_owned());
+        say(format!("a sync failed, and the operation said that it was done; around it: {}", failure.around));
         verdict.undetected += 1;
     }
     verdict += run.judge(code == Some(0), say);

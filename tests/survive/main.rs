@@ -11,9 +11,13 @@ mod walker;
 
 mod beside;
 mod errors;
+mod flips;
+mod full;
+mod golden;
 mod inputs;
 mod kill;
 mod matrix;
+mod memory;
 mod operations;
 mod power;
 mod rot;

@@ -234,3 +234,28 @@ macro_rules! rows {
 }
 rows!(backup ingest mount restore check forget prune compact repair rebuild keys);
 
+
+/// A prune keeps what is being restored, also when the point was forgotten after the restore began.
+#[test]
+fn a_point_that_is_restored_is_not_pruned() {
+    let mut random = Random::from_env();
+    let scene = Scene::new(named("forget"), &mut random);
+    let (going, known) = scene.known.iter().find(|(_, known)| known.goes).unwrap();
+    let run = Run::new(&scene);
+    let (restore, out) = (RUNNERS.iter().position(|runner| runner.0 == "restore").unwrap(), run.path("out"));
+    let held = Held::start(&run, command(&run, restore, going, &out), ("FAULTS_READ", 3));
+    let (mut verdict, mut said) = (Verdict::default(), Vec::new());
+    let mut say = |words| said.push(words);
+    run.must("relict-maint", &["--quiet", "forget", "--yes", "--keep-last", "1"], &[0], &mut verdict, &mut say);
+    run.must("relict-maint", &["--quiet", "prune", "--yes"], &[0], &mut verdict, &mut say);
+    let output = held.go_on();
+    assert!(output.status.success() && said.is_empty(), "{} {said:?}", words(&output));
+    let differences = diff(&known.content.manifest, &manifest(&out), &CompareOptions::restored());
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    // The pin ends with the restore.
+    assert!(std::fs::read_dir(run.repo().join("pins")).unwrap().next().is_none());
+    run.must("relict-maint", &["--quiet", "prune", "--yes"], &[0], &mut verdict, &mut |words| panic!("{words}"));
+    let target = run.path("gone");
+    let output = run.program("relict").args(["restore", &format!("{going}:/"), "-t"]).arg(target).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+}

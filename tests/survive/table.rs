@@ -35,6 +35,16 @@ pub fn row<J: Sync + std::fmt::Debug>(
     jobs: &[J],
     fault: impl Fn(&J, &mut dyn FnMut(String)) -> Verdict + Sync,
 ) {
+    row_of(name, jobs, |_| 1, fault);
+}
+
+/// As [`row`], where a job is several faults: `faults` says how many.
+pub fn row_of<J: Sync + std::fmt::Debug>(
+    name: &str,
+    jobs: &[J],
+    faults: impl Fn(&J) -> usize + Sync,
+    fault: impl Fn(&J, &mut dyn FnMut(String)) -> Verdict + Sync,
+) {
     assert!(!jobs.is_empty(), "{name}: there is nothing to do");
     let budget = all().then(|| setting("RELICT_SURVIVE_BUDGET", usize::MAX)).unwrap_or(usize::MAX) as u64;
     let begun = Instant::now();
@@ -48,7 +58,7 @@ pub fn row<J: Sync + std::fmt::Debug>(
             let mut say = |words: String| complaints.lock().unwrap().push(format!("{name}, {job:?}: {words}"));
             let verdict = fault(job, &mut say);
             *total.lock().unwrap() += verdict;
-            ran.fetch_add(1, Ordering::Relaxed);
+            ran.fetch_add(faults(job), Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
