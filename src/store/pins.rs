@@ -124,6 +124,20 @@ impl Repository {
         }
     }
 
+    /// From here on, this point is kept from prune until this value is dropped. False: it was removed before.
+    ///
+    /// # Errors
+    /// As [`Repository::pin`]; when the index cannot be read.
+    pub fn pin_point(&self, point: &PointRecord) -> Result<bool> {
+        self.pin()?;
+        if let Some(pin) = self.pin.get() {
+            pin.hold(std::slice::from_ref(point))?;
+        }
+        // A prune that did not see the pin has taken its points out of the list before it took anything else.
+        self.refresh()?;
+        Ok(self.index().points()?.iter().any(|(id, _)| *id == point.id))
+    }
+
     /// The visible points, pinned if there is a pin.
     ///
     /// # Errors

@@ -239,16 +239,22 @@ impl Repository {
             Some(at) => self.chunk_at(id, at),
             None => Err(lost(id, "it is not in the index")),
         };
-        first.or_else(|error| {
-            // Maintenance may have moved it. What counts is the place that was tried: another thread that met the same
-            // may have refreshed the index already.
-            self.locations.remove(id);
-            self.refresh()?;
-            match self.index.locate(id)? {
-                Some(now) if Some(now) != place => self.chunk_at(id, now),
-                _ => Err(error),
-            }
+        first.or_else(|error| match self.moved(id, place)? {
+            Some(now) => self.chunk_at(id, now),
+            None => Err(error),
         })
+    }
+
+    /// Where a chunk is now that could not be read at the place that was `tried`, if that is another one: maintenance may
+    /// have moved it. What counts is the place that was tried: another thread that met the same may have refreshed the
+    /// index already.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn moved(&self, id: &ChunkId, tried: Option<Location>) -> Result<Option<Location>> {
+        self.locations.remove(id);
+        self.refresh()?;
+        Ok(self.index.locate(id)?.filter(|now| Some(*now) != tried))
     }
 
     fn chunk_at(&self, id: &ChunkId, at: Location) -> Result<Chunk> {
