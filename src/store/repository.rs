@@ -202,6 +202,12 @@ impl Repository {
         Ok(self.index.points()?.into_iter().map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
     }
 
+    /// Lets go of a record that was replaced. Otherwise a process keeps to the one that it read first: what it shows of a
+    /// restore point does not change.
+    pub(super) fn forget_record(&self, id: &PointId) {
+        self.points.remove(id);
+    }
+
     fn point(&self, id: &PointId, chunk: &ChunkId) -> Result<Arc<PointRecord>> {
         self.points.get_or_insert_with(id, || {
             let record = PointRecord::decode(&self.chunk(chunk)?)?;

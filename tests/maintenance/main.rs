@@ -11,6 +11,7 @@ mod walker;
 mod full;
 mod kill;
 mod model;
+mod thin;
 
 use rig::{Random, Rig};
 use serde_json::Value;
