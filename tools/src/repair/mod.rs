@@ -9,7 +9,7 @@ mod sources;
 mod truth;
 
 use crate::check::{Finding, Kind, Totals, show_findings};
-use crate::confirm::confirm;
+use crate::confirm::confirmed;
 use clap::Args;
 use execute::{Done, execute, mend_points};
 use plan::{Plan, Sources};
@@ -80,7 +80,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let (writer, plan) = match opened() {
         Err(e) if index_is_lost(&e, context) => {
             announce_rebuild(context, &e)?;
-            confirm(context, options.yes)?;
+            if !confirmed(context, options.yes, "make a new index?")? {
+                return Ok(Outcome::Partial);
+            }
             rebuild(context)?;
             rebuilt = true;
             opened()?
@@ -91,7 +93,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     if plan.is_empty() {
         return finish(context, &Done { rebuilt, ..Done::default() }, &plan);
     }
-    confirm(context, options.yes)?;
+    if !confirmed(context, options.yes, "repair this?")? {
+        return Ok(Outcome::Partial);
+    }
     let mut done = execute(&writer, &plan, other.as_deref())?;
     done.rebuilt = rebuilt;
     // Opened again: what this process remembers of places is no longer true.
