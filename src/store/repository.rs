@@ -407,7 +407,7 @@ pub fn read_header(path: &Path) -> Result<RepoHeader> {
                 error.advise("this repository was made by a newer relict: nothing was changed; use that version")
             }
             _ => {
-                error.advise("the header is damaged, the data is not affected by that; restore relict.toml from a copy")
+                error.advise("the header is damaged, the data is not affected by that; 'relict-maint repair' makes a new one")
             }
         }
     })

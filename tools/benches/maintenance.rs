@@ -1,6 +1,6 @@
 //! `relict-maint` on a repository with many chunks: `cargo bench -p relict-tools --bench maintenance -- CHUNKS [DIR [COMMAND...]]`.
 //!
-//! The chunks are one byte long, four in a segment as 64 KiB chunks are, and their ids are drawn, so that ten million of them
+//! The chunks are one byte long, four in a segment and a thousand in a package as 64 KiB chunks are, and their ids are drawn, so that ten million of them
 //! fit on any disk: what is measured is the work that grows with their number (index both ways, trees, packages), its time
 //! and its peak memory. Three restore points of one source; in each, one file in a hundred differs from the one before.
 //! With DIR the repository is made there unless it is there already, and stays; COMMAND chooses what is run (`make` runs
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 const CHUNKS: u64 = 1_000_000;
 const CHUNKS_IN_SEGMENT: u64 = 4;
+const CHUNKS_IN_PACKAGE: u64 = 1024;
 const EXTENTS_IN_FILE: u64 = 16;
 const FILES_IN_DIR: u64 = 1000;
 /// One file in so many differs between neighbouring points.
@@ -112,8 +113,11 @@ fn changed_chunk(chunks: u64, files: u64, round: u64, file: u64) -> u64 {
 fn store(writer: &Writer, ids: impl Iterator<Item = u64>) -> Result<()> {
     let mut ids = ids.map(|n| (id(n), 1)).peekable();
     while ids.peek().is_some() {
-        let part: Vec<(ChunkId, u32)> = ids.by_ref().take(CHUNKS_IN_SEGMENT as usize).collect();
-        writer.store_segment(SegmentKind::Data, &part, &vec![7; part.len()])?;
+        for _ in 0..CHUNKS_IN_PACKAGE / CHUNKS_IN_SEGMENT {
+            let part: Vec<(ChunkId, u32)> = ids.by_ref().take(CHUNKS_IN_SEGMENT as usize).collect();
+            writer.store_segment(SegmentKind::Data, &part, &vec![7; part.len()])?;
+        }
+        writer.finish()?;
     }
     Ok(())
 }

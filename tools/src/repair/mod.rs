@@ -3,6 +3,7 @@
 //! plan -> show -> execute. A damaged index is made anew first, since without it there is nothing to plan with.
 
 mod execute;
+mod header;
 mod plan;
 mod salvage;
 mod sources;
@@ -56,6 +57,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
             format!("--from-source {}: there is no such directory", text::escape_path(source)),
         )
         .advise("nothing was changed; name a directory below which the files have the paths that 'relict ls' shows"));
+    }
+    if !header::mended(context, options)? {
+        return Ok(Outcome::Partial);
     }
     // Asked once, although the repository may have to be opened again.
     let context = &Context { password: remembered(context)?, ..context.clone() };
