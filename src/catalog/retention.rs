@@ -139,6 +139,12 @@ impl Policy {
         names && self.counts.is_empty() && self.within.is_empty() && self.versions.is_none()
     }
 
+    /// Whether a rule is about ages. They count from the newest point, so one from the future makes all others old.
+    #[must_use]
+    pub fn needs_times(&self) -> bool {
+        !self.within.is_empty() || self.versions.is_some_and(|rule| rule.deleted_for.is_some())
+    }
+
     /// Decides about the points of one group; newest first.
     #[must_use]
     pub fn decide(&self, points: Vec<PointRecord>) -> Vec<Decision> {

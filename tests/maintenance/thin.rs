@@ -163,7 +163,7 @@ fn age(rig: &Rig, days: &[i64]) {
     let mut aged: Vec<_> = points.all().to_vec();
     for (point, days) in aged.iter_mut().zip(days) {
         point.time.sec -= days * 86_400;
-        point.sealed.sec += 1;
+        point.sealed.sec = point.time.sec.max(point.sealed.sec + 1);
     }
     writer.seal_all(&aged).unwrap();
 }
@@ -224,4 +224,22 @@ fn a_mount_shows_what_it_showed_and_the_next_one_what_is_left() {
     // Three contents of 600 kB, but for what shares a segment since compact.
     assert!(freed > 1_200_000, "{freed}");
     rig.maint(&["check", "--read-data"]);
+}
+
+/// Ages count from the newest point. One that was made while the clock was wrong must not make all others old.
+#[test]
+fn a_point_from_the_future_makes_nothing_old() {
+    let rig = Rig::new();
+    let points = five_points(&rig);
+    age(&rig, &[0, 0, 0, 0, -400]);
+    for rule in [["--keep-within", "90d"], ["--keep-deleted-for", "90d"], ["--keep-within-daily", "1y"]] {
+        let refused = maint(&rig, &[&["forget", "--yes"], &rule[..]].concat());
+        assert_eq!(refused.status.code(), Some(2), "{rule:?}: {}", words(&refused));
+        assert!(words(&refused).contains("from the future"), "{}", words(&refused));
+        assert_eq!(listed(&rig), points);
+        assert_eq!(thinned(&rig), [None; 5]);
+    }
+    rig.maint(&["forget", "--yes", &points[4]]);
+    rig.maint(&["forget", "--yes", "--keep-last", "2"]);
+    assert_eq!(listed(&rig), &points[2..4]);
 }

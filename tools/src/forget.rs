@@ -151,6 +151,15 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let exclusive = Exclusive::open(context, options.change.wait)?;
     let repository = exclusive.repository();
     let (clock, states) = (clock(context, repository)?, repository.index().states()?);
+    if policy.needs_times() && clock.is_behind() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "a record of the repository is from the future, so how old anything is cannot be said",
+        )
+        .advise(
+            "nothing was changed; set the clock, or forget restore points of the future by id; rules without ages work",
+        ));
+    }
     let filter = options.chosen.filter();
     let points: Vec<_> = repository.point_records()?.into_iter().filter(|point| filter.admits(point)).collect();
     let mut decisions: Vec<Vec<Decision>> = if policy.is_empty() {
