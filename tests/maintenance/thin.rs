@@ -240,6 +240,7 @@ fn a_point_from_the_future_makes_nothing_old() {
         assert_eq!(thinned(&rig), [None; 5]);
     }
     rig.maint(&["forget", "--yes", &points[4]]);
+    rig.maint(&["forget", "--yes", "--keep-within", "90d"]);
     rig.maint(&["forget", "--yes", "--keep-last", "2"]);
     assert_eq!(listed(&rig), &points[2..4]);
 }

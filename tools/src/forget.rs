@@ -151,17 +151,13 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let exclusive = Exclusive::open(context, options.change.wait)?;
     let repository = exclusive.repository();
     let (clock, states) = (clock(context, repository)?, repository.index().states()?);
-    if policy.needs_times() && clock.is_behind() {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            "a record of the repository is from the future, so how old anything is cannot be said",
-        )
-        .advise(
-            "nothing was changed; set the clock, or forget restore points of the future by id; rules without ages work",
-        ));
-    }
     let filter = options.chosen.filter();
     let points: Vec<_> = repository.point_records()?.into_iter().filter(|point| filter.admits(point)).collect();
+    if let Some(point) = points.iter().find(|point| policy.needs_times() && clock.is_future(point.time.sec)) {
+        let what = format!("restore point {} is from the future, so how old others are cannot be said", label(point));
+        return Err(Error::new(ErrorKind::Usage, what)
+            .advise("nothing was changed; set the clock, or forget that restore point; rules without ages work"));
+    }
     let mut decisions: Vec<Vec<Decision>> = if policy.is_empty() {
         let chosen = named(points.clone(), &options.points, &filter)?;
         let decide = |point| Decision { reasons: Vec::new(), point };
