@@ -286,6 +286,8 @@ fn flipped_header() {
     let made = Made::new();
     let header = made.repo().join("relict.toml");
     let sound = std::fs::read(&header).unwrap();
+    let id = String::from_utf8(sound.clone()).unwrap().find("repository = \"").unwrap() + 14;
+    let drawn = id..id + 32;
     let mut reports = std::collections::BTreeSet::new();
     for at in (0..sound.len()).step_by(5) {
         flip(&header, |_| at);
@@ -293,7 +295,8 @@ fn flipped_header() {
         for args in [&["check"][..], &["prune", "--yes"], &["rebuild"]] {
             let out = made.maint(args);
             assert_eq!(out.status.code(), Some(1), "byte {at}: {args:?}: {}", text(&out));
-            if args[0] == "check" {
+            // What a digit of the id becomes hangs on the id, which is drawn.
+            if args[0] == "check" && !drawn.contains(&at) {
                 reports.insert(redacted(&made, &[], &text(&out)));
             }
         }
