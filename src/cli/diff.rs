@@ -1,17 +1,19 @@
 //! `relict diff`: what differs between two restore points.
 
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
-use super::text::{counted, escape, json_text, size};
+use super::text::{counted, escape, json_text, size, stands_twice};
 use super::versions::kind_word;
 use super::{FilterArgs, POINTS};
 use crate::catalog::history::{Comparison, Difference, Row, paths};
-use crate::catalog::points::{Filter, Points, short_id, time_name};
+use crate::catalog::points::{Filter, short_id, time_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Repository;
 use clap::Args;
 use repo_format::{ChunkId, Dirent, FileKind, PointRecord, ROOT_INO, Time};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 const CACHE_BYTES: usize = 64 << 20;
@@ -63,6 +65,10 @@ struct Differ<'a> {
     stat: bool,
     out: Out,
     tallies: Tallies,
+    /// Directories that were looked at, by their numbers in the old and new tree, 0 where only one has it.
+    seen: HashSet<(u64, u64)>,
+    /// The first directory that stands in more than one place.
+    twice: Option<Vec<u8>>,
 }
 
 /// What is still to be looked at, last one first.
@@ -89,7 +95,7 @@ enum Sign {
 /// When a restore point is not there, or the repository cannot be read.
 pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
     let repo = context.repository(CACHE_BYTES)?;
-    let points = Points::new(repo.point_records()?);
+    let (points, _) = readable(&repo)?;
     let (old, new) = points.resolve_pair(&args.old, &args.new, &Filter::from(&args.filter), now())?;
     let mut out = Out::new();
     if context.chatty() {
@@ -101,11 +107,12 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
             short_id(new)
         ))?;
     }
-    let mut differ = Differ { context, repo: &repo, old, new, stat: args.stat, out, tallies: Tallies::default() };
+    let (tallies, seen) = (Tallies::default(), HashSet::new());
+    let mut differ = Differ { context, repo: &repo, old, new, stat: args.stat, out, tallies, seen, twice: None };
     differ.run()?;
     differ.summary()?;
     differ.out.finish()?;
-    Ok(Outcome::Complete)
+    differ.twice.map_or(Ok(Outcome::Complete), |path| Err(stands_twice(&path)))
 }
 
 impl Differ<'_> {
@@ -119,6 +126,9 @@ impl Differ<'_> {
             let begun = todo.len();
             match next {
                 Todo::Both(path, old, new, level) => {
+                    if !self.first_time(&path, (old, new)) {
+                        continue;
+                    }
                     for row in comparison.rows(self.repo, old, new)? {
                         push_row(&mut todo, &path, &row, level)?;
                     }
@@ -134,13 +144,23 @@ impl Differ<'_> {
 
     fn whole(&mut self, todo: &mut Vec<Todo>, path: Vec<u8>, entry: Dirent, sign: Sign, level: usize) -> Result<()> {
         self.say(&path, entry, sign)?;
-        if entry.kind == FileKind::Dir {
+        let pair = if sign == Sign::Removed { (entry.ino, 0) } else { (0, entry.ino) };
+        if entry.kind == FileKind::Dir && self.first_time(&path, pair) {
             for named in paths::names(self.repo, self.root(sign), entry.ino) {
                 let (name, entry) = named?;
                 todo.push(Todo::Whole(below(&path, &name), entry, sign, deeper(level)?));
             }
         }
         Ok(())
+    }
+
+    /// Whether a directory was not looked at before; a damaged tree can name one in many places, also inside of itself.
+    fn first_time(&mut self, path: &[u8], pair: (u64, u64)) -> bool {
+        let first = self.seen.insert(pair);
+        if !first && self.twice.is_none() {
+            self.twice = Some(path.to_vec());
+        }
+        first
     }
 
     fn root(&self, sign: Sign) -> &ChunkId {
@@ -159,7 +179,8 @@ impl Differ<'_> {
             Sign::Metadata => &mut self.tallies.metadata,
         };
         *(if entry.kind == FileKind::Dir { &mut tally.dirs } else { &mut tally.files }) += 1;
-        tally.bytes += bytes;
+        // A damaged tree can have sizes beyond all sums.
+        tally.bytes = tally.bytes.saturating_add(bytes);
         if self.stat {
             return Ok(());
         }

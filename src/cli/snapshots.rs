@@ -1,11 +1,12 @@
 //! `relict snapshots`: the restore points of a repository.
 
 use super::FilterArgs;
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::text::{count, counted, escape, json_text, json_time, size, table};
-use crate::catalog::points::{Filter, Points, short_id, time_name};
+use crate::catalog::points::{Filter, short_id, time_name};
 use crate::catalog::thin::Thinned;
 use crate::error::Result;
 use clap::Args;
@@ -24,10 +25,12 @@ pub struct SnapshotsArgs {
 
 /// Runs the command.
 ///
+/// Partial when there are points whose records cannot be read.
+///
 /// # Errors
 /// When the repository cannot be read.
 pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
-    let points = Points::new(context.repository(CACHE_BYTES)?.point_records()?);
+    let (points, unreadable) = readable(&*context.repository(CACHE_BYTES)?)?;
     let filter = Filter::from(&args.filter);
     let chosen: Vec<&PointRecord> = points.filtered(&filter).collect();
     let mut out = Out::new();
@@ -37,7 +40,7 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
         show(&mut out, &chosen, context)?;
     }
     out.finish()?;
-    Ok(Outcome::Complete)
+    Ok(if unreadable == 0 { Outcome::Complete } else { Outcome::Partial })
 }
 
 fn show(out: &mut Out, points: &[&PointRecord], context: &Context) -> Result<()> {

@@ -71,10 +71,22 @@ impl<'s> Segments<'s> {
         }
     }
 
-    /// The segment of a piece, and where in it the piece's bytes are.
+    /// The segment of a piece, and where in it the piece's bytes are. Where maintenance has moved the chunk since the
+    /// restore was planned, it is looked for again.
     fn find(&mut self, piece: &Piece) -> Result<(Arc<Segment>, Span)> {
         let id = &piece.extent.chunk;
-        let at = piece.at.ok_or_else(|| Error::damaged(format!("chunk {id} is not in the index")))?;
+        let planned = match piece.at {
+            Some(at) => self.find_at(piece, at),
+            None => Err(Error::damaged(format!("chunk {id} is not in the index"))),
+        };
+        planned.or_else(|error| match self.shared.repo.moved(id, piece.at)? {
+            Some(now) => self.find_at(piece, now),
+            None => Err(error),
+        })
+    }
+
+    fn find_at(&mut self, piece: &Piece, at: Location) -> Result<(Arc<Segment>, Span)> {
+        let id = &piece.extent.chunk;
         let segment = self.segment(&at)?;
         let span = span_of(&segment, piece, &at);
         let span = span.ok_or_else(|| Error::damaged(format!("chunk {id} is not where the index says")))?;

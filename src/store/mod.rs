@@ -12,6 +12,7 @@ mod health;
 mod index;
 mod keys;
 mod lease;
+mod logs;
 mod memory;
 mod package_store;
 mod pins;

@@ -427,9 +427,11 @@ impl Shared {
             return Ok(());
         }
         let known: HashSet<(u32, u32)> = self.index.damaged()?.into_iter().collect();
+        // A package that this process has put aside or removed is nothing that a backup could take for present.
+        let listed: HashSet<u32> = self.index.packages()?.into_iter().map(|info| info.number).collect();
         let mut batch = IndexBatch::default();
         for place in self.repository.damaged() {
-            if !known.contains(&place) {
+            if !known.contains(&place) && listed.contains(&place.0) {
                 self.index.add_damaged(&mut batch, place)?;
             }
         }

@@ -70,7 +70,7 @@ fn kept_points(context: &Context, exclusive: &Exclusive) -> Result<(HashMap<Poin
     let mut keep = HashMap::new();
     for holder in pin_holders(repository.path())? {
         for point in holder.points {
-            keep.insert(point, format!("shown by a mount: {}", holder.who));
+            keep.insert(point, format!("in use by a mount or a restore: {}", holder.who));
         }
     }
     let pinned = keep.keys().copied().collect();

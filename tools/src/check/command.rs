@@ -12,7 +12,7 @@ use relict::store::{LastCheck, Repository, record_health};
 use relict::{Error, ErrorKind, Result};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Node and segment cache of a check; packages are read past it.
@@ -71,7 +71,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let totals = Arc::new(Totals::default());
     let report = {
         let _progress = progress(context, &repository, &totals)?;
-        super::check(&repository, request, &totals, &context.stop)?
+        settled(&repository, request, &totals, &context.stop)?
     };
     let stopped = context.stop.load(Ordering::Relaxed);
     show_findings(context, &report.findings);
@@ -83,6 +83,24 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         note.iter().for_each(|e| println!("when what was verified is not written down: {e}"));
     }
     conclude(context, &report, request, stopped)
+}
+
+/// Checks, and once more when there are problems and somebody has changed the repository meanwhile: prune and compact run
+/// beside a check, and what they have moved or removed since it began looks like a loss.
+fn settled(repository: &Repository, request: Request, totals: &Arc<Totals>, stop: &AtomicBool) -> Result<Report> {
+    let before = repository.index().sequence();
+    let report = super::check(repository, request, totals, stop)?;
+    let followed = repository.refresh();
+    let changed = followed.is_err() || repository.index().sequence() != before;
+    if report.count(Severity::Problem) == 0 || !changed || stop.load(Ordering::Relaxed) {
+        return Ok(report);
+    }
+    eprintln!("relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again");
+    followed?;
+    let Totals { packages, segments, chunks, bytes_read, packages_read, packages_left } = &**totals;
+    let counts = [packages, segments, chunks, bytes_read, packages_read, packages_left];
+    counts.into_iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    super::check(repository, request, totals, stop)
 }
 
 fn progress(context: &Context, repository: &Repository, totals: &Arc<Totals>) -> Result<Reporter> {
