@@ -259,3 +259,26 @@ fn a_point_that_is_restored_is_not_pruned() {
     let output = run.program("relict").args(["restore", &format!("{going}:/"), "-t"]).arg(target).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", words(&output));
 }
+
+/// Every line of the promise in SPEC.md names files that are there, and functions that are in them.
+#[test]
+fn the_promise_names_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let spec = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
+    let (_, after) = spec.split_once("| fault | relict | caused by |\n|---|---|---|\n").unwrap();
+    let rows: Vec<&str> = after.lines().take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 10);
+    for row in rows {
+        let causes = row.trim_matches('|').rsplit('|').next().unwrap();
+        let names: Vec<&str> = causes.split('`').skip(1).step_by(2).collect();
+        let (files, functions): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains('/'));
+        assert!(!files.is_empty(), "no test causes: {row}");
+        let text: String = files
+            .iter()
+            .map(|file| std::fs::read_to_string(root.join(file)).unwrap_or_else(|_| panic!("there is no {file}: {row}")))
+            .collect();
+        for name in functions {
+            assert!(text.contains(&format!("fn {name}(")) || text.contains(&format!(" {name}: ")), "no {name}: {row}");
+        }
+    }
+}
