@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # The same work through relict and the tools it answers to, in one run, and the ratios between them.
 #
-#   benches/peers/run.sh [DATA]      DATA/v1 and DATA/v2: two states of one tree (default: made from /usr)
+#   benches/peers/run.sh [DATA]      DATA/v1 and DATA/v2: two states of one tree (default: made from /usr); none: no trees
+#   IMAGES="v1.raw v2.raw"           two states of a disk image, too; BIG=DIR a directory of large files, too
 #   RUNS=3                           runs of each step; the median is printed
+#   COPIES=3                         in so many of the runs everything is copied out of the mounts, which takes minutes
 #   PEERS="restic borg bupstash rustic"   tools to compare with; those that are not installed are left out and named
+#   KEPT=FILE                        figures are added to FILE, and the table is of all that is in it: runs in pieces
 #
 # All encrypted, all with default settings, page cache warm for the source. Every tool gets a new repository for
-# every run. Times are wall seconds of the whole process.
+# every run. Times are wall seconds of the whole process, memory is the peak of its largest process.
 set -euo pipefail
 
 bin=${RELICT_BIN:-$(cd "$(dirname "$0")/../.." && pwd)/target/release}
 export PATH="$bin:$PATH"
 runs=${RUNS:-3}
+copies=${COPIES:-$runs}
 work=$(mktemp -d "${TMPDIR:-/tmp}/relict-peers.XXXXXX")
 trap 'umount -q -l "$work"/mnt 2>/dev/null || true; rm -rf "$work"' EXIT
 mkdir "$work/mnt"
@@ -26,7 +30,7 @@ if [ -z "$data" ]; then
   awk 'NR % 40 == 0' "$work/list" | while IFS= read -r f; do echo changed >> "$f"; done
   awk 'NR % 97 == 0' "$work/list" | tr '\n' '\0' | xargs -0 rm -f
 fi
-data=$(cd "$data" && pwd)
+[ "$data" = none ] || data=$(cd "$data" && pwd)
 
 export RELICT_PASSWORD=bench RESTIC_PASSWORD=bench BORG_PASSPHRASE=bench RUSTIC_PASSWORD=bench
 export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes
@@ -64,65 +68,109 @@ for tool in ${PEERS-restic borg bupstash rustic}; do
   if command -v "$tool" > /dev/null; then tools+=("$tool"); else echo "left out, not installed: $tool" >&2; fi
 done
 
-# clock NAME TOOL COMMAND...: runs it and keeps the seconds.
+# Where the figures go: NAME|TOOL|VALUE.
+rows=${KEPT:-$work/rows}
+row() { echo "$1|$2|$3" >> "$rows"; }
+# clock NAME TOOL COMMAND...: runs it, and keeps the seconds and the peak memory of backups and restores.
 clock() {
-  local name=$1 tool=$2 begun; shift 2
-  begun=$(date +%s.%N)
-  "$@"
-  echo "$name $tool $(date +%s.%N) $begun" >> "$work/times"
+  local name=$1 tool=$2 seconds kilobytes; shift 2
+  /usr/bin/time -q -f "%e %M" -o "$work/clock" bash -euo pipefail -c '"$@"' - "$@"
+  read -r seconds kilobytes < "$work/clock"
+  row "$name, s" "$tool" "$seconds"
+  case $name in
+    *backup*) row "peak memory of backups, MB" "$tool" $((kilobytes / 1000)) ;;
+    restore*) row "peak memory of restores, MB" "$tool" $((kilobytes / 1000)) ;;
+  esac
 }
+size() { row "$1, MB" "$2" "$(du -s --block-size=100K "$repo" | awk '{ print $1 / 10 }')"; }
 # An unprivileged reader's way to read a source once, so that nobody pays for a cold cache.
 warm() { tar -cf - "$1" 2> /dev/null | cat > /dev/null; }
 end_mount() { for _ in $(seq 100); do umount "$work/mnt" 2> /dev/null && return; sleep 0.1; done; umount -l "$work/mnt"; }
 
+# What a tool calls the work runs in a shell of its own, under time(1).
+for tool in "${tools[@]}"; do for what in backup restore; do export -f "${tool}_$what"; done; done
+export repo work
+
+fresh() {
+  repo=$work/repo-$1
+  rm -rf "$repo" "$repo.log" "$work/cache" "$work/borg" "$work/out"
+  "$1_init"
+}
+
+trees() {
+  local tool=$1
+  # Both states are backed up under one path, as a source that changes is.
+  rm -rf "$work/src"; cp -a "$data/v1" "$work/src"; warm "$work/src"; sync
+  fresh "$tool"
+  clock "first backup" "$tool" "${tool}_backup" "$work/src"
+  size "repository, first backup" "$tool"
+  for _ in 1 2 3; do clock "unchanged backup" "$tool" "${tool}_backup" "$work/src"; done
+  rsync -a --delete "$data/v2/" "$work/src/"; warm "$work/src"; sync
+  clock "changed backup" "$tool" "${tool}_backup" "$work/src"
+  size "repository, and changed" "$tool"
+  sync
+  clock "restore" "$tool" "${tool}_restore" "$work/out" "$work/src"
+  rm -rf "$work/out"
+  if [ "$run" -le "$copies" ] && declare -F "${tool}_mount" > /dev/null; then
+    sync
+    "${tool}_mount" "$work/src"
+    clock "cp -a out of the mount" "$tool" cp -a "$shown" "$work/out"
+    end_mount
+    rm -rf "$work/out"
+  fi
+  rm -rf "$work/src"
+}
+
+images() {
+  local tool=$1 v1=$2 v2=$3
+  mkdir -p "$work/vm"; cp --sparse=always "$v1" "$work/vm/disk.raw"; sync
+  fresh "$tool"
+  clock "first backup of the image" "$tool" "${tool}_backup" "$work/vm"
+  size "repository, image" "$tool"
+  cp --sparse=always "$v2" "$work/vm/disk.raw"; sync
+  clock "changed backup of the image" "$tool" "${tool}_backup" "$work/vm"
+  size "repository, image and changed" "$tool"
+  rm -rf "$work/vm"
+  clock "restore of the image" "$tool" "${tool}_restore" "$work/out" "$work/vm"
+  cmp "$(find "$work/out" -name disk.raw)" "$v2"
+  rm -rf "$work/out"
+}
+
+big() {
+  local tool=$1 dir=$2
+  warm "$dir"
+  fresh "$tool"
+  clock "first backup of large files" "$tool" "${tool}_backup" "$dir"
+  size "repository, large files" "$tool"
+}
+
 for run in $(seq "$runs"); do
   for tool in "${tools[@]}"; do
-    repo=$work/repo-$tool
-    rm -rf "$repo" "$repo.log" "$work/cache" "$work/borg" "$work/out"
-    # Both states are backed up under one path, as a source that changes is.
-    rm -rf "$work/src"; cp -a "$data/v1" "$work/src"; warm "$work/src"; sync
-    "${tool}_init"
-    clock "first backup" "$tool" "${tool}_backup" "$work/src"
-    clock "unchanged backup" "$tool" "${tool}_backup" "$work/src"
-    rsync -a --delete "$data/v2/" "$work/src/"; warm "$work/src"; sync
-    clock "changed backup" "$tool" "${tool}_backup" "$work/src"
-    echo "repository, MB|$tool|$(du -s --block-size=100K "$repo" | awk '{print $1 / 10}')" >> "$work/sizes"
-    sync
-    clock "restore" "$tool" "${tool}_restore" "$work/out" "$work/src"
-    rm -rf "$work/out"
-    if declare -F "${tool}_mount" > /dev/null; then
-      "${tool}_mount" "$work/src"
-      clock "cp -a out of the mount" "$tool" cp -a "$shown" "$work/out"
-      end_mount
-      rm -rf "$work/out"
-    fi
+    [ "$data" = none ] || trees "$tool"
+    [ -z "${IMAGES:-}" ] || images "$tool" $IMAGES
+    [ -z "${BIG:-}" ] || big "$tool" "$BIG"
+    rm -rf "$repo" "$repo.log"
   done
 done
 
-python3 - "$work" "$runs" "${tools[@]}" <<'PY'
+python3 - "$rows" "${tools[@]}" <<'PY'
 import collections, statistics, sys
-work, runs, tools = sys.argv[1], sys.argv[2], sys.argv[3:]
-rows = collections.defaultdict(lambda: collections.defaultdict(list))
-order = []
-for line in open(work + "/times"):
-    *name, tool, end, begun = line.split()
-    name = " ".join(name) + ", s"
-    rows[name][tool].append(float(end) - float(begun))
-    if name not in order: order.append(name)
-for line in open(work + "/sizes"):
-    name, tool, size = line.strip().split("|")
-    rows[name][tool].append(float(size))
-order.append("repository, MB")
-print(f"medians of {runs} runs; in brackets relict's share of the peer's figure\n")
+tools = sys.argv[2:]
+rows, runs = collections.defaultdict(lambda: collections.defaultdict(list)), 0
+for line in open(sys.argv[1]):
+    name, tool, value = line.rstrip("\n").split("|")
+    rows[name][tool].append(float(value))
+runs = [len(rows[name]["relict"]) for name in rows if "first" in name]
+print(f"medians of {min(runs)} runs (memory: the highest); in brackets relict's share of the peer's figure\n")
 print("| work | " + " | ".join(tools) + " |")
 print("|---" * (len(tools) + 1) + "|")
-for name in order:
-    mine = statistics.median(rows[name]["relict"])
+for name, of in rows.items():
+    middle = max if "peak" in name else statistics.median
+    mine = middle(of["relict"]) if of["relict"] else None
     cells = []
     for tool in tools:
-        values = rows[name].get(tool)
-        if not values: cells.append("-"); continue
-        value = statistics.median(values)
-        cells.append(f"{value:.2f}" if tool == "relict" else f"{value:.2f} ({mine / value:.2f})")
+        if not of[tool]: cells.append("-"); continue
+        value = middle(of[tool])
+        cells.append(f"{value:.2f}" if tool == "relict" or not mine else f"{value:.2f} ({mine / value:.2f})")
     print(f"| {name} | " + " | ".join(cells) + " |")
 PY

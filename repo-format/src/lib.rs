@@ -37,7 +37,7 @@ pub use package::{
     FOOTER_ENTRY_BYTES, FOOTER_TRAILER_BYTES, FooterEntry, MAX_PACKAGE_BYTES, PACKAGE_HEADER_BYTES, PackageFooter,
     PackageHeader, PackageKind,
 };
-pub use point::{Counts, POINT_FIXED_BYTES, PointRecord, SET_TAG, SetId, SourceKind};
+pub use point::{Counts, NO_ACLS_TAG, POINT_FIXED_BYTES, PointRecord, SET_TAG, SetId, SourceKind};
 pub use segment::{
     Codec, MAX_CHUNK_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader,
     SegmentKind, TABLE_ENTRY_BYTES, TableEntry,

@@ -14,6 +14,8 @@ const MAGIC: &[u8; 4] = b"RPNT";
 const OPTIONAL_TAGS: u16 = 0x8000;
 /// The tag of the set that a point belongs to: 16 bytes.
 pub const SET_TAG: u16 = 0x8100;
+/// The tag that says that no entry of the tree is a POSIX ACL: no bytes.
+pub const NO_ACLS_TAG: u16 = 0x8101;
 /// The tags that every record has, as bits: host, source, program.
 const ALWAYS: u16 = 1 << 1 | 1 << 2 | 1 << 8;
 
@@ -135,6 +137,12 @@ impl PointRecord {
     pub fn set(&self) -> Option<SetId> {
         let (_, bytes) = self.extra.iter().find(|(tag, _)| *tag == SET_TAG)?;
         Some(SetId(bytes.as_slice().try_into().ok()?))
+    }
+
+    /// Whether the point is known to have no POSIX ACLs. Of older points nothing is known.
+    #[must_use]
+    pub fn has_no_acls(&self) -> bool {
+        self.extra.iter().any(|(tag, _)| *tag == NO_ACLS_TAG)
     }
 
     /// The record's bytes.

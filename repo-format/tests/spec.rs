@@ -449,6 +449,7 @@ fn tags_of_a_restore_point_are_as_listed() {
             "note" => point.notes.clone(),
             "program" => vec![point.program.clone()],
             "set" => point.set().iter().map(|set| set.0.to_vec()).collect(),
+            "no_acls" => point.has_no_acls().then(Vec::new).into_iter().collect(),
             other => panic!("no test expects the tag '{other}'"),
         }
     };
@@ -458,6 +459,7 @@ fn tags_of_a_restore_point_are_as_listed() {
         let values: Vec<_> = found.iter().filter(|(t, _)| *t == tag).map(|(_, v)| v.to_vec()).collect();
         assert_eq!(values, named(&row[1]), "tag {tag}");
         assert_eq!(row[1] == "set", tag == SET_TAG);
+        assert_eq!(row[1] == "no_acls", tag == NO_ACLS_TAG);
     }
     let listed: BTreeSet<u16> = tags[""].iter().map(|row| row[0].parse().unwrap()).collect();
     assert!(found.iter().all(|(tag, _)| listed.contains(tag) || *tag >= 0x8000));

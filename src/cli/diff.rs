@@ -4,7 +4,7 @@ use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
-use super::text::{counted, escape, json_text, size};
+use super::text::{counted, escape, json_text, size, stands_twice};
 use super::versions::kind_word;
 use super::{FilterArgs, POINTS};
 use crate::catalog::history::{Comparison, Difference, Row, paths};
@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::Repository;
 use clap::Args;
 use repo_format::{ChunkId, Dirent, FileKind, PointRecord, ROOT_INO, Time};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 const CACHE_BYTES: usize = 64 << 20;
@@ -64,6 +65,10 @@ struct Differ<'a> {
     stat: bool,
     out: Out,
     tallies: Tallies,
+    /// Directories that were looked at, by their numbers in the old and new tree, 0 where only one has it.
+    seen: HashSet<(u64, u64)>,
+    /// The first directory that stands in more than one place.
+    twice: Option<Vec<u8>>,
 }
 
 /// What is still to be looked at, last one first.
@@ -102,11 +107,12 @@ pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
             short_id(new)
         ))?;
     }
-    let mut differ = Differ { context, repo: &repo, old, new, stat: args.stat, out, tallies: Tallies::default() };
+    let (tallies, seen) = (Tallies::default(), HashSet::new());
+    let mut differ = Differ { context, repo: &repo, old, new, stat: args.stat, out, tallies, seen, twice: None };
     differ.run()?;
     differ.summary()?;
     differ.out.finish()?;
-    Ok(Outcome::Complete)
+    differ.twice.map_or(Ok(Outcome::Complete), |path| Err(stands_twice(&path)))
 }
 
 impl Differ<'_> {
@@ -120,6 +126,9 @@ impl Differ<'_> {
             let begun = todo.len();
             match next {
                 Todo::Both(path, old, new, level) => {
+                    if !self.first_time(&path, (old, new)) {
+                        continue;
+                    }
                     for row in comparison.rows(self.repo, old, new)? {
                         push_row(&mut todo, &path, &row, level)?;
                     }
@@ -135,13 +144,23 @@ impl Differ<'_> {
 
     fn whole(&mut self, todo: &mut Vec<Todo>, path: Vec<u8>, entry: Dirent, sign: Sign, level: usize) -> Result<()> {
         self.say(&path, entry, sign)?;
-        if entry.kind == FileKind::Dir {
+        let pair = if sign == Sign::Removed { (entry.ino, 0) } else { (0, entry.ino) };
+        if entry.kind == FileKind::Dir && self.first_time(&path, pair) {
             for named in paths::names(self.repo, self.root(sign), entry.ino) {
                 let (name, entry) = named?;
                 todo.push(Todo::Whole(below(&path, &name), entry, sign, deeper(level)?));
             }
         }
         Ok(())
+    }
+
+    /// Whether a directory was not looked at before; a damaged tree can name one in many places, also inside of itself.
+    fn first_time(&mut self, path: &[u8], pair: (u64, u64)) -> bool {
+        let first = self.seen.insert(pair);
+        if !first && self.twice.is_none() {
+            self.twice = Some(path.to_vec());
+        }
+        first
     }
 
     fn root(&self, sign: Sign) -> &ChunkId {
@@ -160,7 +179,8 @@ impl Differ<'_> {
             Sign::Metadata => &mut self.tallies.metadata,
         };
         *(if entry.kind == FileKind::Dir { &mut tally.dirs } else { &mut tally.files }) += 1;
-        tally.bytes += bytes;
+        // A damaged tree can have sizes beyond all sums.
+        tally.bytes = tally.bytes.saturating_add(bytes);
         if self.stat {
             return Ok(());
         }

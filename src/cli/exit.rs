@@ -96,7 +96,20 @@ fn pipe_closed(error: &Error) -> bool {
 
 /// Says what went wrong, if something did, and gives the exit code.
 pub fn conclude(result: &Result<Outcome>, json: bool) -> ExitCode {
-    ExitCode::from(match result {
+    ExitCode::from(code_of(result, json))
+}
+
+/// As [`conclude`], and ends the process at once. Threads of a mount may still wait for a medium or hold the database; they
+/// must not meet what the end of a process takes apart.
+pub fn conclude_at_once(result: &Result<Outcome>, json: bool) -> ! {
+    use std::io::Write as _;
+    let code = code_of(result, json);
+    let _ = std::io::stdout().flush();
+    crate::os::exit_at_once(code)
+}
+
+fn code_of(result: &Result<Outcome>, json: bool) -> u8 {
+    match result {
         Ok(Outcome::Complete) => 0,
         Ok(Outcome::Partial) => PARTIAL,
         Err(error) if pipe_closed(error) => PIPE_CLOSED,
@@ -110,7 +123,7 @@ pub fn conclude(result: &Result<Outcome>, json: bool) -> ExitCode {
             };
             error.kind().exit_code()
         }
-    })
+    }
 }
 
 #[cfg(test)]

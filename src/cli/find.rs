@@ -4,10 +4,11 @@ use super::chains::{Chain, chains, readable};
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
-use super::text::{count, escape, json_text, json_time, parse_size, table_time};
+use super::text::{count, escape, json_text, json_time, parse_size, stands_twice, table_time};
 use super::versions::kind_word;
 use super::{FilterArgs, POINTS};
 use crate::catalog::points::{Filter, short_id, time_limit, time_name};
+use crate::catalog::tree::Range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::lookup::{InoSet, TreeReader};
 use crate::store::Repository;
@@ -82,9 +83,9 @@ type Matches = BTreeMap<Found, Vec<usize>>;
 pub fn run(context: &Context, args: &FindArgs) -> Result<Outcome> {
     let query = Query::new(args)?;
     let repo = context.repository(CACHE_BYTES)?;
-    let (mut out, mut total) = (Out::new(), 0_u64);
+    let (mut out, mut total, mut damage) = (Out::new(), 0_u64, None);
     for points in chosen(&repo, args)? {
-        let matches = search(context, &repo, &points, &query)?;
+        let matches = search(context, &repo, &points, &query, &mut damage)?;
         total += matches.len() as u64;
         for (found, at) in &matches {
             show(&mut out, context, &points, found, at)?;
@@ -94,7 +95,7 @@ pub fn run(context: &Context, args: &FindArgs) -> Result<Outcome> {
         out.line("nothing found")?;
     }
     out.finish()?;
-    Ok(Outcome::Complete)
+    damage.map_or(Ok(Outcome::Complete), Err)
 }
 
 /// The points to look in, by source.
@@ -118,7 +119,14 @@ fn chosen(repo: &Repository, args: &FindArgs) -> Result<Vec<Chain>> {
     Ok(out.into_values().collect())
 }
 
-fn search(context: &Context, repo: &Repository, points: &[Arc<PointRecord>], query: &Query) -> Result<Matches> {
+/// What cannot be looked into because it is damaged is in `damage`, the first of it.
+fn search(
+    context: &Context,
+    repo: &Repository,
+    points: &[Arc<PointRecord>],
+    query: &Query,
+    damage: &mut Option<Error>,
+) -> Result<Matches> {
     let mut out = Matches::new();
     let mut before: Option<&Arc<PointRecord>> = None;
     for (index, point) in points.iter().enumerate() {
@@ -126,54 +134,74 @@ fn search(context: &Context, repo: &Repository, points: &[Arc<PointRecord>], que
             // The same tree: the same matches.
             out.values_mut().filter(|at| at.last() == Some(&(index - 1))).for_each(|at| at.push(index));
         } else {
-            walk(context, repo, point, query, &mut |found| out.entry(found).or_default().push(index))?;
+            let mut walk = Walk { tree: TreeReader::new(repo, point.root), query, damage };
+            walk.all(context, point, &mut |found| out.entry(found).or_default().push(index))?;
         }
         before = Some(point);
     }
     Ok(out)
 }
 
-/// Every match of one point.
-fn walk(
-    context: &Context,
-    repo: &Repository,
-    point: &PointRecord,
-    query: &Query,
-    emit: &mut dyn FnMut(Found),
-) -> Result<()> {
-    let tree = TreeReader::new(repo, point.root);
-    let mut cursor = tree.cursor();
-    let mut seen = InoSet::default();
-    let mut pending = vec![(Vec::new(), ROOT_INO)];
-    while let Some((above, dir)) = pending.pop() {
-        if context.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "the search was interrupted").advise("run it again"));
+/// One point that is searched.
+struct Walk<'a> {
+    tree: TreeReader<'a>,
+    query: &'a Query,
+    damage: &'a mut Option<Error>,
+}
+
+impl Walk<'_> {
+    /// Every match. A directory that is damaged does not keep the others from being searched.
+    fn all(&mut self, context: &Context, point: &PointRecord, emit: &mut dyn FnMut(Found)) -> Result<()> {
+        let mut cursor = self.tree.cursor();
+        let mut seen = InoSet::default();
+        let mut pending = vec![(Vec::new(), ROOT_INO)];
+        while let Some((above, dir)) = pending.pop() {
+            if context.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Interrupted, "the search was interrupted").advise("run it again"));
+            }
+            // A damaged tree may name a directory inside of itself.
+            if !seen.insert(dir) {
+                self.damage.get_or_insert_with(|| stands_twice(&above));
+                continue;
+            }
+            match self.directory(&mut cursor, &above, dir, &mut pending, emit) {
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    let shown = escape(if above.is_empty() { b"/" } else { &above });
+                    let when = time_name(point.time);
+                    let what = format!("not everything below {shown} in {when} ({}) was searched", short_id(point));
+                    self.damage.get_or_insert_with(|| error.context(what));
+                }
+                other => other?,
+            }
         }
-        // A damaged tree may name a directory inside of itself.
-        if !seen.insert(dir) {
-            continue;
-        }
-        for name in tree.names(dir) {
+        Ok(())
+    }
+
+    fn directory(
+        &self,
+        cursor: &mut Range<'_>,
+        above: &[u8],
+        dir: u64,
+        pending: &mut Vec<(Vec<u8>, u64)>,
+        emit: &mut dyn FnMut(Found),
+    ) -> Result<()> {
+        for name in self.tree.names(dir) {
             let name = name?;
-            let path = [&above, &b"/"[..], &name.name].concat();
-            if query.names(&path, &name.name, name.entry) {
-                let inode = tree.head(&mut cursor, name.entry.ino)?.inode;
-                if query.admits(&inode) {
+            let path = [above, b"/", &*name.name].concat();
+            if self.query.names(&path, &name.name, name.entry) {
+                let inode = self.tree.head(cursor, name.entry.ino)?.inode;
+                if self.query.admits(&inode) {
                     let size = if inode.kind() == FileKind::File { inode.size } else { 0 };
-                    emit(Found {
-                        path: path.clone(),
-                        kind: inode.kind(),
-                        mtime: (inode.mtime.sec, inode.mtime.nsec),
-                        size,
-                    });
+                    let mtime = (inode.mtime.sec, inode.mtime.nsec);
+                    emit(Found { path: path.clone(), kind: inode.kind(), mtime, size });
                 }
             }
             if name.entry.kind == FileKind::Dir {
                 pending.push((path, name.entry.ino));
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn show(out: &mut Out, context: &Context, points: &[Arc<PointRecord>], found: &Found, at: &[usize]) -> Result<()> {

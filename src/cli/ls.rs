@@ -4,7 +4,7 @@ use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
-use super::text::{escape, json_text, json_time, mode, table_time};
+use super::text::{escape, json_text, json_time, mode, stands_twice, table_time};
 use super::{FilterArgs, POINTS};
 use crate::catalog::points::{Filter, split_path};
 use crate::catalog::tree::Range;
@@ -78,6 +78,7 @@ impl Listing<'_> {
             }
             // A damaged tree may name a directory inside of itself.
             if !seen.insert(ino) {
+                damage.get_or_insert(stands_twice(&path));
                 continue;
             }
             let below = match self.directory(&path, ino) {

@@ -154,6 +154,9 @@ pub fn main() -> ExitCode {
         Err(error) => return not_understood(&error, json),
     };
     let json = cli.global.json;
+    if matches!(cli.command, Command::Mount(_)) {
+        exit::conclude_at_once(&run(cli), json);
+    }
     exit::conclude(&run(cli), json)
 }
 

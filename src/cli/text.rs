@@ -17,6 +17,14 @@ pub fn escape_lines(text: &str) -> String {
     text.split('\n').map(|line| escape(line.as_bytes())).collect::<Vec<_>>().join("\n")
 }
 
+/// What a command ends with that met a directory more than once. It was looked into once.
+#[must_use]
+pub fn stands_twice(path: &[u8]) -> Error {
+    let shown = escape(if path.is_empty() { b"/" } else { path });
+    Error::damaged(format!("the restore point is damaged: directory {shown} stands in more than one place"))
+        .advise("what is in it was shown once; 'relict-maint check' names what else is wrong")
+}
+
 /// Bytes with a binary unit: `1.3 GiB`.
 #[must_use]
 pub fn size(bytes: u64) -> String {
@@ -152,13 +160,17 @@ pub fn parse_size(text: &str) -> Result<u64> {
     if bytes < 9.2e18 { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
+/// Cells that are longer stand out of their column.
+const MOST_WIDTH: usize = 120;
+
 /// A table of left-aligned columns (right-aligned where `right` says so), two blanks apart.
 #[must_use]
 pub fn table(header: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
     let width = |text: &str| text.chars().count();
     let mut widths: Vec<usize> = header.iter().map(|h| width(h)).collect();
     for row in rows {
-        widths.iter_mut().zip(row).for_each(|(w, cell)| *w = (*w).max(width(cell)));
+        // One cell of a megabyte must not make all of that column as wide.
+        widths.iter_mut().zip(row).for_each(|(w, cell)| *w = (*w).max(width(cell).min(MOST_WIDTH)));
     }
     let mut out = String::new();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {

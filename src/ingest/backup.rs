@@ -10,7 +10,7 @@ use super::walker::Rules;
 use crate::catalog::tree::{self, ReadNodes, WriteNodes};
 use crate::store::{NodePacker, Writer, WriterStats};
 use crate::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, Counts, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time};
+use repo_format::{ChunkId, Counts, Key, NO_ACLS_TAG, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -160,21 +160,35 @@ impl Backup<'_> {
             extra: options.set.iter().map(|set| (SET_TAG, set.0.to_vec())).collect(),
         };
         let report = scanned.report.clone();
-        point.root = self.write_tree(scanned, compared)?;
+        let mut acls = compared.is_some_and(|parent| !parent.has_no_acls());
+        point.root = self.write_tree(scanned, compared, &mut acls)?;
+        point.extra.extend((!acls).then_some((NO_ACLS_TAG, Vec::new())));
         point.counts = counts_since(point.counts, before, writer.stats());
         point.sealed = now();
         writer.seal(&point)?;
         Ok(Outcome { point, report })
     }
 
-    fn write_tree(&self, scanned: Scanned, compared: Option<&PointRecord>) -> Result<ChunkId> {
+    /// Sets `acls` if the tree gets an ACL.
+    fn write_tree(&self, scanned: Scanned, compared: Option<&PointRecord>, acls: &mut bool) -> Result<ChunkId> {
         let mut packer = self.writer.node_writer();
         let nodes: &dyn ReadNodes = &**self.writer.repository();
         let old = compared.map(|parent| &parent.root);
-        let root = tree::apply(nodes, old, scanned.into_edits()?, &mut Nodes(&mut packer))?;
+        let edits = scanned.into_edits()?.inspect(|edit| *acls |= edit.as_ref().is_ok_and(|(key, _)| is_acl(key)));
+        let root = tree::apply(nodes, old, edits, &mut Nodes(&mut packer))?;
         packer.flush()?;
         Ok(root)
     }
+}
+
+/// Whether a key is that of a POSIX ACL.
+fn is_acl(key: &[u8]) -> bool {
+    matches!(Key::decode(key), Ok(Key::Xattr(_, name)) if is_acl_name(name))
+}
+
+/// Whether an extended attribute is a POSIX ACL.
+pub(super) fn is_acl_name(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
 }
 
 /// The store as the place of new nodes.

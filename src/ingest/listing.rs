@@ -233,6 +233,10 @@ impl Slot {
         free
     }
 
+    fn is_running(&self) -> bool {
+        matches!(*lock(&self.state), State::Running)
+    }
+
     fn list(&self, excludes: &Excludes, stand_in: Option<&StandIn>) -> io::Result<Listing> {
         let path = self.path();
         let dir = match stand_in.filter(|other| other.is_for(&path)) {
@@ -310,6 +314,8 @@ impl<'a> Ahead<'a> {
     /// The listing of the next directory, which must be the last one pushed.
     pub(super) fn take(&self, slot: &Slot) -> io::Result<Listing> {
         lock(&self.stack).pop();
+        // While another lists it, a later one is made here: to sleep and be woken takes longer than most listings.
+        while slot.is_running() && self.list_one() {}
         let mut state = lock(&slot.state);
         if matches!(*state, State::Waiting) {
             *state = State::Taken;

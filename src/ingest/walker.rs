@@ -403,7 +403,8 @@ impl<'w, 'a> Walker<'w, 'a> {
             },
         );
         self.end.counts.files += 1;
-        self.end.counts.bytes += content_bytes;
+        // Three files of holes can be larger than all numbers.
+        self.end.counts.bytes = self.end.counts.bytes.saturating_add(content_bytes);
         if found.is_shared() {
             let old_nlink = unchanged.filter(|_| !must_read).map(|old| old.nlink);
             let link = Link { ino, kind: found.stat.kind, names: 1, old_nlink };
@@ -647,7 +648,7 @@ impl Batch {
     fn add(&mut self, job: FileJob, max_dirs: usize) -> bool {
         let same_dir = self.jobs.last().is_some_and(|last| Arc::ptr_eq(&last.dir, &job.dir));
         self.dirs += usize::from(!same_dir);
-        self.bytes += job.stat.size;
+        self.bytes = self.bytes.saturating_add(job.stat.size);
         self.jobs.push(job);
         self.bytes >= BATCH_BYTES || self.jobs.len() >= BATCH_FILES || self.dirs >= max_dirs
     }

@@ -126,6 +126,10 @@ impl Adapter {
     }
 }
 
+fn is_acl(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"system.posix_acl_")
+}
+
 fn ino_of(number: INodeNo) -> Ino {
     Ino(number.0)
 }
@@ -355,6 +359,11 @@ impl Filesystem for Adapter {
             // A system with SELinux labels every file, so a file without a label means "no labels here". Told
             // so, ls(1) stops asking for each file.
             Ok(None) if name == SELINUX_LABEL => reply.error(Errno::EOPNOTSUPP),
+            // The same for ACLs, where there are none at all. Not where the kernel asks for its own permission check: it
+            // would let nobody in.
+            Ok(None) if is_acl(name) && !self.allow_other && self.view.has_no_acls() => {
+                reply.error(Errno::EOPNOTSUPP);
+            }
             Ok(None) => reply.error(Errno::ENODATA),
             Err(error) => reply.error(errno(&error)),
         }

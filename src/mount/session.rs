@@ -6,6 +6,7 @@ use super::fetch::{Fetch, WAIT_LIMIT};
 use super::neighbours::Neighbours;
 use super::tuning::set_read_ahead;
 use super::umount::umount;
+use crate::catalog::points::printable;
 use crate::os;
 use crate::view::{Backing, ChangedDir, Damage, Only, Owner, View};
 use crate::{Error, ErrorKind, Result};
@@ -64,7 +65,7 @@ impl Default for MountOptions {
             wait_limit: WAIT_LIMIT,
             counts: Arc::default(),
             only: None,
-            report: Arc::new(|damage| eprintln!("relict: {damage}")),
+            report: Arc::new(|damage| eprintln!("relict: {}", printable(damage.to_string().as_bytes()))),
         }
     }
 }

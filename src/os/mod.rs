@@ -34,5 +34,5 @@ pub use read::{
     pread_drop_behind, pread_exact_or_short, punch_hole,
 };
 pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
-pub use sys::{getegid, geteuid, set_umask};
+pub use sys::{exit_at_once, getegid, geteuid, set_umask};
 pub use write::{USER_FLAGS, exchange, ftruncate, pwrite_all, set_inode_flags};

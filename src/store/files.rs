@@ -5,8 +5,8 @@ use crate::error::{Error, ErrorKind, Result};
 use quick_cache::sync::Cache;
 use repo_format::PackageId;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind as Io, IoSlice, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{ErrorKind as Io, IoSlice, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl FileStore {
     fn reader(&self, id: &PackageId) -> Result<Arc<File>> {
         self.open.get_or_insert_with(id, || {
             let path = self.path(id);
-            File::open(&path).map(Arc::new).map_err(|e| missing(&path, e))
+            open_regular(&path).map(Arc::new).map_err(|e| missing(&path, e))
         })
     }
 
@@ -64,6 +64,21 @@ fn missing(path: &Path, error: std::io::Error) -> Error {
     } else {
         Error::io(what, error)
     }
+}
+
+/// Opens a file of the repository. Whatever else somebody put in its place is not waited for, as one waits for a pipe.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let regular = file.metadata()?.is_file();
+    if regular { Ok(file) } else { Err(std::io::Error::new(Io::InvalidInput, "it is not a regular file")) }
+}
+
+/// Reads a small file of the repository that may be anything.
+pub(super) fn read_small(path: &Path, most_bytes: u64) -> std::io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    open_regular(path)?.take(most_bytes + 1).read_to_end(&mut out)?;
+    let short = out.len() as u64 <= most_bytes;
+    if short { Ok(out) } else { Err(std::io::Error::new(Io::InvalidData, "it is far too long")) }
 }
 
 /// Makes a directory's entries durable.
@@ -248,7 +263,7 @@ const BLOCK_BYTES: u64 = 4096;
 
 /// A sealed package is read-only, for its owner too.
 fn open_sealed(path: &Path) -> std::io::Result<File> {
-    let open = || OpenOptions::new().write(true).open(path);
+    let open = || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path);
     match open() {
         Err(e) if e.kind() == Io::PermissionDenied => {
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;

@@ -7,8 +7,9 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 const CHUNK_CONTEXT: &str = "relict 1 chunk id";
 const PACKAGE_CONTEXT: &str = "relict 1 package";
 
-/// OWASP's first recommendation for Argon2id: about 30 ms here, so that a mount is ready in a tenth of a second.
-pub const DEFAULT_KDF: KdfParams = KdfParams { memory_kib: 47_104, passes: 1, lanes: 1 };
+/// One of OWASP's settings for Argon2id, all of which it calls equally strong: the one that needs little new memory, which
+/// costs more than the hashing where a host has to find it first. A mount is ready in a tenth of a second.
+pub const DEFAULT_KDF: KdfParams = KdfParams { memory_kib: 19_456, passes: 2, lanes: 1 };
 
 /// The keys of an open repository; without a password there are none.
 #[derive(Clone)]
@@ -132,8 +133,54 @@ pub fn open_slot(slot: &KeySlot, password: &[u8]) -> Result<Option<[u8; 32]>> {
     Ok(opened.ok().and_then(|plain| <[u8; 32]>::try_from(&*plain).ok()))
 }
 
+/// Memory times passes that a password is hashed over at most, in KiB: some ten seconds. relict itself takes 46 MiB, once.
+const MOST_HASHED_KIB: u64 = 8 << 20;
+
+/// The first of these slots that the password opens, with the master key; those that cost least are tried first. One that
+/// cannot be tried does not lock out the others.
+///
+/// # Errors
+/// When none opens and one could not be tried.
+pub(super) fn open_any(mut slots: Vec<KeySlot>, password: &[u8]) -> Result<Option<(KeySlot, [u8; 32])>> {
+    let mut first_error = None;
+    slots.sort_by_key(|slot| hashed_kib(slot.kdf));
+    for slot in slots {
+        match open_slot(&slot, password) {
+            Ok(Some(master)) => return Ok(Some((slot, master))),
+            Ok(None) => {}
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    first_error.map_or(Ok(None), Err)
+}
+
+const fn hashed_kib(kdf: KdfParams) -> u64 {
+    kdf.memory_kib as u64 * kdf.passes as u64
+}
+
+/// Refuses what would take the machine down: the slot may be somebody else's.
+fn affordable(slot: &KeySlot) -> Result<()> {
+    let kdf = slot.kdf;
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next());
+    let too_much = available.and_then(|kib| kib.parse().ok()).is_some_and(|kib: u64| u64::from(kdf.memory_kib) > kib);
+    if hashed_kib(kdf) <= MOST_HASHED_KIB && !too_much {
+        return Ok(());
+    }
+    let what = format!(
+        "key slot {} wants {} MiB of memory hashed {} times for each try of a password",
+        slot_name(slot),
+        kdf.memory_kib >> 10,
+        kdf.passes
+    );
+    let advice = "it was not tried; relict makes slots of 46 MiB: if nobody made this one on purpose, restore keys/ from a \
+                  copy; else use a machine with more memory free";
+    Err(Error::damaged(what).advise(advice))
+}
+
 fn wrapping_key(slot: &KeySlot, password: &[u8]) -> Result<PackageKey> {
     let failed = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Io, format!("the password cannot be hashed: {e}"));
+    affordable(slot)?;
     let params = argon2::Params::new(slot.kdf.memory_kib, slot.kdf.passes, slot.kdf.lanes, Some(32));
     let params = params.map_err(|e| failed(&e))?;
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
@@ -143,7 +190,7 @@ fn wrapping_key(slot: &KeySlot, password: &[u8]) -> Result<PackageKey> {
     PackageKey::new(&out).ok_or_else(|| failed(&"no key"))
 }
 
-/// The function's memory, in large pages where the system has them: 46 MiB of small ones cost as much as the hashing.
+/// The function's memory, in large pages where the system has them: small ones cost as much as the hashing.
 fn kdf_memory(blocks: usize) -> std::result::Result<Vec<argon2::Block>, std::collections::TryReserveError> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(blocks)?;

@@ -383,13 +383,16 @@ pub(super) fn package_store(path: &Path, header: &RepoHeader, index: &Arc<Index>
     }
 }
 
+/// `relict.toml` and key slots have some hundred bytes.
+const MAX_SMALL_FILE_BYTES: u64 = 64 << 10;
+
 /// Reads and validates `relict.toml`.
 ///
 /// # Errors
 /// `NoRepository` when it is not there, `NewerFormat` or `Damaged` when it cannot be used.
 pub fn read_header(path: &Path) -> Result<RepoHeader> {
     let file = path.join("relict.toml");
-    let bytes = match std::fs::read(&file) {
+    let bytes = match super::files::read_small(&file, MAX_SMALL_FILE_BYTES) {
         Ok(bytes) => bytes,
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Err(Error::new(ErrorKind::NoRepository, format!("there is no repository at {}", path.display()))
@@ -427,7 +430,8 @@ pub fn key_slots(path: &Path) -> Result<Vec<(PathBuf, Result<KeySlot>)>> {
     for entry in std::fs::read_dir(&dir).map_err(context)? {
         let file = entry.map_err(context)?.path();
         if file.extension().is_some_and(|e| e == "key") {
-            let slot = std::fs::read(&file).map_err(context).and_then(|bytes| Ok(KeySlot::decode(&bytes)?));
+            let slot = super::files::read_small(&file, MAX_SMALL_FILE_BYTES).map_err(context);
+            let slot = slot.and_then(|bytes| Ok(KeySlot::decode(&bytes)?));
             out.push((file, slot));
         }
     }
@@ -468,10 +472,9 @@ pub(super) fn open_keys(path: &Path, header: &RepoHeader, unlock: &mut Unlock<'_
             .advise("without a key slot the data cannot be decrypted; restore keys/ from a copy of the repository"));
     }
     let password = unlock()?;
-    for slot in slots.iter().filter_map(|(_, slot)| slot.as_ref().ok()) {
-        if let Some(master) = keys::open_slot(slot, &password)? {
-            return Ok(Keys::from_master(master));
-        }
+    let slots: Vec<_> = slots.into_iter().filter_map(|(_, slot)| slot.ok()).collect();
+    if let Some((_, master)) = keys::open_any(slots, &password)? {
+        return Ok(Keys::from_master(master));
     }
     Err(Error::new(ErrorKind::WrongPassword, format!("wrong password for the repository {}", path.display())).advise(
         "nothing was read or changed; passwords come from RELICT_PASSWORD, _FILE, _COMMAND, _FD or the terminal",

@@ -5,10 +5,15 @@ use super::package_store::PackageStore;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 use repo_format::{
-    FOOTER_TRAILER_BYTES, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId,
-    SEGMENT_HEADER_BYTES, SegmentHeader,
+    FOOTER_ENTRY_BYTES, FOOTER_TRAILER_BYTES, FooterEntry, MAX_PACKAGE_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES,
+    PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId, SEGMENT_HEADER_BYTES, SegmentHeader,
+    TABLE_ENTRY_BYTES,
 };
 use std::cell::RefCell;
+
+/// The longest segment: header, table and payload, which is not longer than what it expands to.
+const MAX_SEGMENT_BYTES: u32 =
+    (SEGMENT_HEADER_BYTES + MAX_SEGMENT_CHUNKS * TABLE_ENTRY_BYTES + MAX_SEGMENT_RAW_BYTES) as u32;
 
 /// A thread keeps a read buffer up to this; segments are rarely larger.
 const KEPT_READ_BUFFER_BYTES: usize = 1 << 20;
@@ -61,6 +66,9 @@ impl ScannedPackage {
 /// When the package cannot be read at all or its header is not valid; anything else is in `damage`.
 pub fn scan_package(store: &dyn PackageStore, id: &PackageId) -> Result<ScannedPackage> {
     let bytes = store.len(id)?;
+    if bytes > MAX_PACKAGE_BYTES {
+        return Err(Error::damaged(format!("package {id} has {bytes} bytes, more than a package may have")));
+    }
     let mut front = [0; PACKAGE_HEADER_BYTES];
     store.read(id, 0, &mut front)?;
     let header = PackageHeader::decode(&front).map_err(|e| Error::from(e).context(format!("package {id}")))?;
@@ -81,10 +89,19 @@ fn read_footer(store: &dyn PackageStore, id: &PackageId, bytes: u64) -> Result<O
     let mut trailer = [0; FOOTER_TRAILER_BYTES];
     store.read(id, at, &mut trailer)?;
     let Ok(len) = PackageFooter::encoded_bytes(&trailer) else { return Ok(None) };
-    let Some(at) = bytes.checked_sub(len as u64) else { return Ok(None) };
+    // Every row stands for a segment that is longer than it.
+    let Some(at) = bytes.checked_sub(len as u64).filter(|at| at * FOOTER_ENTRY_BYTES as u64 >= rows_bytes(len)) else {
+        return Ok(None);
+    };
     let mut footer = vec![0; len];
     store.read(id, at, &mut footer)?;
     Ok(PackageFooter::decode(&footer, at).ok())
+}
+
+/// What a footer's rows would take if each were as long as the shortest segment, header and table row, times a row's bytes.
+fn rows_bytes(footer_bytes: usize) -> u64 {
+    let rows = footer_bytes.saturating_sub(8 + FOOTER_TRAILER_BYTES) as u64;
+    rows * (SEGMENT_HEADER_BYTES + TABLE_ENTRY_BYTES) as u64
 }
 
 fn by_footer(store: &dyn PackageStore, id: &PackageId, footer: &PackageFooter, out: &mut ScannedPackage) {
@@ -103,6 +120,9 @@ fn by_footer(store: &dyn PackageStore, id: &PackageId, footer: &PackageFooter, o
 /// Whether nothing but zeros is where the footer names a segment. All of it is read: a header of zeros before a payload
 /// that is there is damage.
 fn is_freed(store: &dyn PackageStore, id: &PackageId, entry: &FooterEntry) -> bool {
+    if entry.bytes > MAX_SEGMENT_BYTES {
+        return false;
+    }
     let mut bytes = vec![0; entry.bytes as usize];
     store.read(id, entry.offset, &mut bytes).is_ok() && bytes.iter().all(|byte| *byte == 0)
 }
@@ -163,6 +183,10 @@ pub(super) fn read_segment_with(
     offset: u64,
     bytes: u32,
 ) -> Result<Segment> {
+    if bytes > MAX_SEGMENT_BYTES {
+        let what = format!("package {id}, segment at byte {offset}: {bytes} bytes are more than a segment may have");
+        return Err(Error::damaged(what));
+    }
     with_read_buffer(bytes as usize, |buffer| {
         store.read(id, offset, buffer)?;
         Segment::open(buffer, key).map_err(|e| e.context(format!("package {id}, segment at byte {offset}")))

@@ -5,7 +5,7 @@
 
 use super::create::write_new;
 use super::files::sync_dir;
-use super::keys::{make_slot, open_slot, random, slot_name};
+use super::keys::{make_slot, open_any, open_slot, random, slot_name};
 use super::lease::Lease;
 use super::repository::{key_slots, read_header};
 use crate::error::{Error, ErrorKind, Result};
@@ -107,13 +107,9 @@ impl Keyring {
     /// # Errors
     /// `WrongPassword` when it opens none.
     pub fn unlock(&self, password: &[u8], except: Option<&str>) -> Result<Unlocked> {
-        for slot in self.slots()? {
-            if Some(slot_name(&slot).as_str()) == except {
-                continue;
-            }
-            if let Some(master) = open_slot(&slot, password)? {
-                return Ok(Unlocked { slot, master });
-            }
+        let others = self.slots()?.into_iter().filter(|slot| Some(slot_name(slot).as_str()) != except).collect();
+        if let Some((slot, master)) = open_any(others, password)? {
+            return Ok(Unlocked { slot, master });
         }
         Err(Error::new(
             ErrorKind::WrongPassword,

@@ -52,9 +52,24 @@ impl View {
         let Some(dirent) = self.noted(parent, None, found)? else { return self.lookup_gmt(parent, name) };
         let ino = in_slot(parent, dirent.ino)?;
         if dirent.kind == FileKind::Dir {
-            self.parents.insert(ino, parent);
+            self.noted(parent, None, self.stands_in(ino, parent, name))?;
         }
         self.noted(ino, None, self.inode_attr(&Place { ino, ..place })).map(Some)
+    }
+
+    /// Remembers where a directory stands. One that stood elsewhere is refused: a damaged tree could otherwise have
+    /// more paths than anybody could walk.
+    fn stands_in(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<()> {
+        let here = (parent, name_hash(name));
+        let known = self.parents.get(&ino);
+        if ino.is_point_root() || known.is_some_and(|known| known != here) {
+            let what = format!("directory {} stands in more than one place", ino.tree());
+            return Err(Error::damaged(what));
+        }
+        if known.is_none() {
+            self.parents.insert(ino, here);
+        }
+        Ok(())
     }
 
     fn find_name(&self, place: &Place, name: &[u8]) -> Result<Option<Dirent>> {
@@ -89,7 +104,7 @@ impl View {
         } else if ino.is_point_root() {
             self.slot(&layout, ino.slot()).map_or(Ino::ROOT, |slot| slot.parent)
         } else {
-            self.parents.get(&ino).unwrap_or(ino)
+            self.parents.get(&ino).map_or(ino, |(parent, _)| parent)
         };
         self.shown(parent)
     }
@@ -110,13 +125,14 @@ impl View {
     fn learn_parents(&self, place: &Place) -> Result<Option<Ino>> {
         for entry in tree::range(self.nodes(), &place.root, &[]).take(SEARCHED_ENTRIES) {
             let entry = entry?;
-            let Ok(Key::Dirent(parent, _)) = Key::decode(entry.key()) else { continue };
+            let Ok(Key::Dirent(parent, name)) = Key::decode(entry.key()) else { continue };
             let dirent = Dirent::decode(entry.value()).map_err(Error::from)?;
             if dirent.kind != FileKind::Dir {
                 continue;
             }
             let (child, parent) = (in_slot(place.ino, dirent.ino)?, in_slot(place.ino, parent)?);
-            self.parents.insert(child, parent);
+            // The first place counts, as it does for who walks.
+            let _ = self.stands_in(child, parent, name);
             if child == place.ino {
                 return Ok(Some(parent));
             }
@@ -187,10 +203,9 @@ impl View {
             let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
             let dirent = Dirent::decode(value).map_err(Error::from)?;
             let ino = in_slot(place.ino, dirent.ino)?;
-            if dirent.kind == FileKind::Dir {
-                self.parents.insert(ino, place.ino);
-            }
-            let attr = if plus { self.attr_near(&mut inodes, ino) } else { None };
+            let stands = dirent.kind != FileKind::Dir || self.stands_in(ino, place.ino, name).is_ok();
+            // Who is interested looks it up, and is told what is wrong with it.
+            let attr = if plus && stands { self.attr_near(&mut inodes, ino) } else { None };
             let next = entries.rank().saturating_add(FIRST_OFFSET);
             if sink(&DirEntry { ino, kind: dirent.kind, name, next }, attr.as_ref()) {
                 break;
@@ -210,6 +225,12 @@ impl View {
         };
         self.noted(ino, None, attr).ok()
     }
+}
+
+/// Tells names of one directory from each other, nearly always.
+fn name_hash(name: &[u8]) -> u32 {
+    let hasher = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
+    std::hash::BuildHasher::hash_one(&hasher, name) as u32
 }
 
 fn in_slot(beside: Ino, tree_ino: u64) -> Result<Ino> {

@@ -63,6 +63,7 @@ pub(super) struct Layout {
     kept: Option<String>,
     generation: u64,
     changed: Time,
+    no_acls: bool,
 }
 
 /// The restore points of one source, oldest first, with the slots they have in `hosts/`.
@@ -213,6 +214,11 @@ impl Layout {
         self.changed
     }
 
+    /// Whether every restore point shown is known to have no POSIX ACLs.
+    pub(super) const fn has_no_acls(&self) -> bool {
+        self.no_acls
+    }
+
     /// Number of restore points shown.
     pub(super) fn points(&self) -> usize {
         self.shown.len()
@@ -230,6 +236,7 @@ impl Layout {
         let mut next =
             Self { dirs: HashMap::new(), links: HashMap::new(), ghosts: HashMap::new(), shown, ..self.clone() };
         next.generation += 1;
+        next.no_acls = points.iter().all(|point| point.has_no_acls());
         let first = self.dirs.is_empty();
         next.changed = if first { points.iter().map(|point| point.sealed).max().unwrap_or_default() } else { now };
         next.name_points(&points);

@@ -102,6 +102,33 @@ fn tools_give_the_same_answers() {
 }
 
 #[test]
+fn nobody_asks_every_file_for_an_acl_where_there_are_none() {
+    let rig = Rig::new();
+    let source = rig.source();
+    shell(&source, "mkdir d; touch d/{000..499}");
+    rig.backup();
+    rig.mount();
+    let asked = || shell(&rig.path("mnt"), "sed -n 's/.*request=\"getxattr\"} //p' .relict/metrics").trim().parse::<u64>().unwrap();
+    let d = rig.mounted("latest").join("d");
+    shell(&d, "ls -l");
+    assert!(asked() < 10, "{}", asked());
+    let acls_of = |name: &str| shell(&rig.mounted("latest").join("d"), &format!("getfattr -n system.posix_acl_access {name} 2>&1 || true"));
+    assert!(acls_of("001").contains("Operation not supported"), "{}", acls_of("001"));
+    assert_eq!(shell(&d, "getfacl -c 001").trim(), shell(&source.join("d"), "getfacl -c 001").trim());
+    // One ACL in one point, and every file may have one; also when it is gone again.
+    for change in ["setfacl -m u:1234:rw d/000", "setfacl -b d/000"] {
+        shell(&source, change);
+        let points = rig.relict(&["snapshots", "--json"]).lines().count();
+        rig.backup();
+        shell(&rig.path("mnt"), &format!("until [ $(ls snapshots | grep -vc latest) -gt {points} ]; do sleep 0.1; done"));
+        assert!(acls_of("001").contains("No such attribute"), "{}", acls_of("001"));
+    }
+    let second = shell(&rig.path("mnt/snapshots"), "ls | sed -n 2p");
+    assert!(shell(&rig.mounted(&format!("snapshots/{}", second.trim())).join("d"), "ls -l 000").contains('+'));
+    rig.umount();
+}
+
+#[test]
 fn calls_give_the_same_errors_to_everyone() {
     let rig = Rig::new();
     let source = rig.source();
@@ -137,6 +164,20 @@ fn calls_give_the_same_errors_to_everyone() {
             "{file}"
         );
     }
+    rig.umount();
+}
+
+#[test]
+fn fio_verifies_what_it_wrote() {
+    let rig = Rig::new();
+    let fio = "fio --name=v --filename=file --size=32M --bs=4k --ioengine=psync --verify=crc32c --verify_fatal=1";
+    shell(&rig.source(), &format!("{fio} --rw=write --do_verify=0"));
+    rig.backup();
+    rig.mount();
+    let read = format!("{fio} --readonly --rw=randread --randrepeat=0");
+    shell(&rig.mounted("latest"), &read);
+    // That it can fail.
+    shell(&rig.source(), &format!("printf x | dd of=file bs=1 seek=5000000 conv=notrunc status=none; ! {read}"));
     rig.umount();
 }
 

@@ -65,7 +65,7 @@ fn gather(repository: &Repository) -> Result<Health> {
         now_sec: now_sec(),
         points: total,
         unreadable_points: total - points.all().len() as u64,
-        stored_bytes: packages.iter().map(|p| p.bytes).sum(),
+        stored_bytes: packages.iter().map(|p| p.bytes).fold(0, u64::saturating_add),
         packages: packages.len() as u64,
         never_verified: packages.iter().filter(|p| !known.verified.contains_key(&p.id)).count() as u64,
         oldest_verified: oldest(&packages, &known),

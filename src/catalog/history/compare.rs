@@ -179,17 +179,28 @@ impl Comparison {
     /// # Errors
     /// When a tree cannot be read there.
     pub fn any(&self, nodes: &dyn ReadNodes, side: Side, old: u64, new: u64) -> Result<bool> {
-        self.any_within(nodes, side, old, new, MOST_LEVELS)
+        self.any_within(nodes, side, (old, new), MOST_LEVELS, &mut HashSet::new())
     }
 
-    fn any_within(&self, nodes: &dyn ReadNodes, side: Side, old: u64, new: u64, levels: usize) -> Result<bool> {
+    /// `seen` are pairs of directories that were looked at: a damaged tree can lead to one of them on many ways.
+    fn any_within(
+        &self,
+        nodes: &dyn ReadNodes,
+        side: Side,
+        (old, new): (u64, u64),
+        levels: usize,
+        seen: &mut HashSet<(u64, u64)>,
+    ) -> Result<bool> {
         let Some(levels) = levels.checked_sub(1) else { return Ok(true) };
+        if !seen.insert((old, new)) {
+            return Ok(false);
+        }
         for row in self.rows(nodes, old, new)? {
             if row.is_of(side) {
                 return Ok(true);
             }
             if let (true, Some(old), Some(new)) = (row.goes_down(), row.old, row.new)
-                && self.any_within(nodes, side, old.ino, new.ino, levels)?
+                && self.any_within(nodes, side, (old.ino, new.ino), levels, seen)?
             {
                 return Ok(true);
             }

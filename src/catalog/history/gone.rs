@@ -38,6 +38,9 @@ pub enum Gone {
     Below,
 }
 
+/// Directories that were looked at, as hashes of their spans: a damaged tree can lead to one of them on many ways.
+type Seen = HashSet<u64>;
+
 /// How a directory is looked through.
 #[derive(Clone, Copy)]
 struct Search {
@@ -108,7 +111,7 @@ impl GoneIndex {
     /// # Errors
     /// When a tree cannot be read there.
     pub fn rows(&self, nodes: &dyn ReadNodes, chain: &Chain, spans: &[Span], all: bool) -> Result<Vec<GoneRow>> {
-        self.collect(nodes, chain, spans, Search { all, most: usize::MAX, levels: MOST_LEVELS })
+        self.collect(nodes, chain, spans, Search { all, most: usize::MAX, levels: MOST_LEVELS }, &mut Seen::new())
     }
 
     /// Whether everything below the newest of `spans` has to be looked at, if `all` says so of its parent.
@@ -117,8 +120,18 @@ impl GoneIndex {
         all || newest_dir(chain, spans).is_some_and(|ino| self.again.contains(&ino))
     }
 
-    fn collect(&self, nodes: &dyn ReadNodes, chain: &Chain, spans: &[Span], search: Search) -> Result<Vec<GoneRow>> {
+    fn collect(
+        &self,
+        nodes: &dyn ReadNodes,
+        chain: &Chain,
+        spans: &[Span],
+        search: Search,
+        seen: &mut Seen,
+    ) -> Result<Vec<GoneRow>> {
         let Some(newest) = chain.last() else { return Ok(Vec::new()) };
+        if !seen.insert(hash_of(spans, search.all)) {
+            return Ok(Vec::new());
+        }
         let here = newest_dir(chain, spans);
         let mut rows: BTreeMap<Box<[u8]>, Gone> = BTreeMap::new();
         for (name, (last, entry, was_dir)) in lost_names(nodes, chain, spans)? {
@@ -128,7 +141,7 @@ impl GoneIndex {
                 Some(now) if now.kind != FileKind::Dir && was_dir => Gone::Below,
                 Some(_) => continue,
             };
-            if gone == Gone::Below && !self.any_below(nodes, chain, spans, &name, Search { all: true, ..search })? {
+            if gone == Gone::Below && !self.any_below(nodes, chain, spans, &name, Search { all: true, ..search }, seen)? {
                 continue;
             }
             rows.insert(name, gone);
@@ -142,7 +155,7 @@ impl GoneIndex {
             }
             let (name, entry) = named?;
             let likely = entry.kind == FileKind::Dir && (search.all || self.way.contains(&entry.ino));
-            if likely && self.any_below(nodes, chain, spans, &name, search)? {
+            if likely && self.any_below(nodes, chain, spans, &name, search, seen)? {
                 rows.insert(name, Gone::Below);
             }
         }
@@ -156,11 +169,12 @@ impl GoneIndex {
         spans: &[Span],
         name: &[u8],
         search: Search,
+        seen: &mut Seen,
     ) -> Result<bool> {
         let Some(levels) = search.levels.checked_sub(1) else { return Ok(true) };
         let below = child_spans(nodes, chain, spans, name)?;
         let all = self.all_below(chain, &below, search.all);
-        Ok(!self.collect(nodes, chain, &below, Search { all, most: 1, levels })?.is_empty())
+        Ok(!self.collect(nodes, chain, &below, Search { all, most: 1, levels }, seen)?.is_empty())
     }
 
     /// What `name` is among the gone things of a directory that was `spans`, where `below` is what the name
@@ -177,7 +191,7 @@ impl GoneIndex {
         let all = self.all_below(chain, below, all || last.entry.kind != FileKind::Dir);
         let likely = was_dir && (all || self.way.contains(&last.entry.ino));
         let search = Search { all, most: 1, levels: MOST_LEVELS };
-        Ok((likely && !self.collect(nodes, chain, below, search)?.is_empty()).then_some(Gone::Below))
+        Ok((likely && !self.collect(nodes, chain, below, search, &mut Seen::new())?.is_empty()).then_some(Gone::Below))
     }
 }
 
@@ -222,6 +236,12 @@ fn lost_names(nodes: &dyn ReadNodes, chain: &Chain, spans: &[Span]) -> Result<Lo
         }
     }
     Ok(out)
+}
+
+fn hash_of(spans: &[Span], all: bool) -> u64 {
+    let numbers = spans.iter().flat_map(|span| [span.first as u64, span.last as u64, span.entry.ino]);
+    let bytes: Vec<u8> = numbers.chain([u64::from(all)]).flat_map(u64::to_le_bytes).collect();
+    short_hash(&bytes)
 }
 
 fn short_hash(key: &[u8]) -> u64 {

@@ -1,5 +1,6 @@
 //! One state being made: changes go in, a tree comes out.
 
+use super::super::backup::is_acl_name;
 use super::append::Appender;
 use super::content::{Content, ContentId, Layout, LayoutRows, What};
 use super::path::refused;
@@ -75,6 +76,8 @@ pub(super) struct State<'s> {
     pub(super) spool_limit: u64,
     /// Files, directories, bytes: as in the base tree, until the end.
     pub(super) counts: Counts,
+    /// Whether the base tree or a change may have a POSIX ACL.
+    pub(super) acls: bool,
     /// Trees of other states, by id.
     roots: HashMap<Vec<u8>, ChunkId>,
 }
@@ -99,6 +102,7 @@ impl<'s> State<'s> {
             spool: Spool::new(around.limit_bytes / 8),
             spool_limit: SPOOL_BYTES,
             counts,
+            acls: false,
             roots: HashMap::new(),
         }
     }
@@ -203,6 +207,7 @@ impl<'s> Apply<'_, 's> {
         tree.charge(name.len() + value.map_or(0, <[u8]>::len) + 96);
         let staged = tree.find_mut(path)?.1;
         staged.xattrs.insert(name.into(), value.map(<[u8]>::to_vec));
+        self.state.acls |= is_acl_name(name);
         Ok(())
     }
 

@@ -174,7 +174,8 @@ impl Apply<'_, '_> {
             }
         }
         for (offset, extent) in &content.rows {
-            data_bytes += u64::from(extent.len);
+            // What a damaged base says of itself can be anything.
+            data_bytes = data_bytes.saturating_add(u64::from(extent.len));
             edits.push(Key::Extent(ino, *offset).encode(), Edit::Put(extent.encode()))?;
         }
         // Of a content that is still being changed, a size that fits what there is.

@@ -40,7 +40,7 @@ use crate::store::{Writer, WriterStats};
 use crate::{Error, ErrorKind, Result};
 use apply::{Apply, Around, State};
 use pipeline::{Pipeline, Workers};
-use repo_format::{Counts, PointId, PointRecord, SourceKind, Time};
+use repo_format::{Counts, NO_ACLS_TAG, PointId, PointRecord, SourceKind, Time};
 pub use source::ReadSource;
 use states::id_text;
 pub use states::{StateInfo, States};
@@ -233,7 +233,8 @@ impl Session<'_> {
             ..Counts::default()
         });
         let (root, next_ino) = parent_point.map_or((None, 0), |point| (Some(point.root), point.next_ino));
-        let state = State::new(&self.around, id, root, next_ino, self.next_content, counts);
+        let mut state = State::new(&self.around, id, root, next_ino, self.next_content, counts);
+        state.acls = parent_point.is_some_and(|parent| !parent.has_no_acls());
         let info = StateInfo { id: id.to_vec(), parent: parent.map(<[u8]>::to_vec), generation, name: name.to_vec() };
         let parent = parent_point.map(|point| point.id);
         self.current = Some(Current { state, info, parent, before: self.writer.stats() });
@@ -255,6 +256,7 @@ impl Session<'_> {
         let options = self.options;
         let mut notes = options.notes.clone();
         notes.append(&mut self.notes);
+        let no_acls = if current.state.acls { Vec::new() } else { vec![(NO_ACLS_TAG, Vec::new())] };
         let point = PointRecord {
             repo: self.writer.repository().header().repo,
             id: new_point_id()?,
@@ -272,7 +274,7 @@ impl Session<'_> {
             file_systems: Vec::new(),
             notes,
             program: concat!("relict ", env!("CARGO_PKG_VERSION")).into(),
-            extra: [current.info.to_fields(), options.extra.clone()].concat(),
+            extra: [current.info.to_fields(), options.extra.clone(), no_acls].concat(),
         };
         self.writer.seal(&point)?;
         self.states.add(&point);

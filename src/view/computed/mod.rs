@@ -27,11 +27,11 @@ use super::attr::Attr;
 use super::inode::Ino;
 use super::layout::{AT, DIFF, Layout, Slot, Source};
 use super::{View, errno};
-use crate::Result;
 use crate::catalog::history::{Comparison, GoneIndex, Side, Span};
 use crate::catalog::points::time_limit;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use crate::{Error, Result};
 use repo_format::{ChunkId, FileKind, PointRecord, Time};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -52,6 +52,8 @@ const ONE_SHARD: usize = 32;
 const PASTS: usize = 8 * 1024;
 /// Directories whose path is remembered.
 const PATHS: usize = 4 * 1024;
+/// Directories of restore points of which it is remembered which path they were met at.
+const STANDS: usize = 64 * 1024;
 /// An offset in such a directory: the number of the next name, and above it what the list was computed from.
 const INDEX_BITS: u32 = 40;
 
@@ -132,6 +134,8 @@ pub(super) struct Computed {
     gone: Cache<(Ino, u64), Arc<GoneIndex>, Weights>,
     comparisons: Cache<(ChunkId, ChunkId), Arc<Comparison>, Weights>,
     paths: Cache<Ino, Arc<Vec<u8>>>,
+    /// The computed directory that stands for one of a restore point, in one history or one side of a difference.
+    stands: Cache<(Ino, u64), Ino>,
 }
 
 impl Default for Computed {
@@ -145,6 +149,7 @@ impl Default for Computed {
             gone: Cache::with_weighter(ONE_SHARD, CHANGE_BYTES, Weights),
             comparisons: Cache::with_weighter(ONE_SHARD, CHANGE_BYTES, Weights),
             paths: Cache::new(PATHS),
+            stands: Cache::new(STANDS),
         }
     }
 }
@@ -340,10 +345,32 @@ impl View {
         };
         let mut attr = self.dir_attr(ino, 0, mtime);
         if let Some(model) = self.model(layout, node)? {
+            self.noted(model, None, self.stands_once(ino, node, model))?;
             let model = self.getattr(model)?;
             (attr.perm, attr.uid, attr.gid) = (model.perm, model.uid, model.gid);
         }
         Ok(attr)
+    }
+
+    /// A directory has one path in a restore point. In a damaged tree it can have more than anybody could walk: the first
+    /// that was met counts, as in the restore point itself.
+    fn stands_once(&self, ino: Ino, node: &Node, model: Ino) -> Result<()> {
+        let scope = match node {
+            Node::At { .. } | Node::Pair(_) => return Ok(()),
+            Node::Ghost { ghost, .. } => *ghost as u64,
+            Node::Differing { pair, side, .. } => {
+                let (pair, path) = (Arc::clone(pair), Vec::new());
+                Node::Differing { pair, side: *side, path, old: 0, new: 0 }.ino().0
+            }
+        };
+        match self.computed.stands.get(&(model, scope)) {
+            None => self.computed.stands.insert((model, scope), ino),
+            Some(known) if known != ino => {
+                return Err(Error::damaged(format!("directory {} stands in more than one place", model.tree())));
+            }
+            Some(_) => {}
+        }
+        Ok(())
     }
 
     /// The directory of a restore point that a computed one stands for: owner, mode and extended attributes are its.

@@ -111,7 +111,7 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         findings,
         totals: Arc::clone(totals),
         points: trees.len() as u64,
-        entries: trees.iter().map(|t| t.entries).sum(),
+        entries: trees.iter().map(|t| t.entries).fold(0, u64::saturating_add),
         verified: found.verified,
         lost: HashMap::new(),
         damaged,

@@ -57,7 +57,7 @@ impl Selection {
         }
         // None comes before every time. The number keeps the order of writing, which is that of the disk.
         out.sort_by_key(|p| (verified(&p.id), p.number));
-        let total: u64 = packages.iter().map(|p| p.bytes).sum();
+        let total: u64 = packages.iter().map(|p| p.bytes).fold(0, u64::saturating_add);
         match self {
             Self::Percent(percent) => until(&mut out, (total as f64 * percent / 100.0).ceil() as u64),
             Self::Bytes(bytes) => until(&mut out, bytes),

@@ -10,7 +10,7 @@ use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
 use relict::cli::text::counted;
 use relict::store::{NodeRef, Repository};
 use repo_format::{
-    ChunkId, Dirent, Extent, FileKind, Inode, Key, PointRecord, ROOT_INO, TREE_INO, entry_bytes, is_border,
+    ChunkId, Dirent, Extent, FileKind, Inode, Key, KeyKind, PointRecord, ROOT_INO, TREE_INO, Value, entry_bytes, is_border,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,6 +25,7 @@ struct Current {
     ino: u64,
     inode: Option<Inode>,
     subdirs: u32,
+    names: u64,
     covered: u64,
     extents_end: u64,
     has_target: bool,
@@ -46,7 +47,8 @@ struct Kept {
 struct Inodes(HashMap<u64, Box<[Kept; Inodes::PAGE]>>);
 
 impl Inodes {
-    const PAGE: usize = 512;
+    /// Small, so that numbers that a hostile tree scatters do not take hundreds of bytes each.
+    const PAGE: usize = 16;
 
     fn get_mut(&mut self, ino: u64) -> &mut Kept {
         let page = self.0.entry(ino / Self::PAGE as u64).or_insert_with(|| Box::new([Kept::default(); Self::PAGE]));
@@ -205,17 +207,24 @@ impl<'a> TreeCheck<'a> {
                 Ok(e) => self.extent(ino, offset, &e),
                 Err(e) => self.problem(|| format!("file {ino}: {e}")),
             },
-            Key::Target(_) => self.current.has_target = !value.is_empty(),
+            Key::Target(_) => match Value::decode(KeyKind::Target, value) {
+                Ok(_) => self.current.has_target = true,
+                Err(e) => self.problem(|| format!("symbolic link {ino}: {e}")),
+            },
             Key::Xattr(..) if value.len() > repo_format::MAX_XATTR_BYTES => {
                 self.problem(|| format!("inode {ino}: an attribute is too long"))
             }
             Key::Xattr(_, name) => self.current.marked |= name == DAMAGED,
-            Key::SourceIno(..) if value.len() != 8 => self.problem(|| "a source inode entry has a wrong length".into()),
-            Key::SourceIno(..) => {}
+            Key::SourceIno(..) => {
+                if let Err(e) = Value::decode(KeyKind::SourceIno, value) {
+                    self.problem(|| format!("an entry that finds inodes again: {e}"));
+                }
+            }
         }
     }
 
     fn name(&mut self, parent: u64, dirent: Dirent) {
+        self.current.names += 1;
         if dirent.kind == FileKind::Dir {
             self.current.subdirs += 1;
             if self.parents.insert(dirent.ino, parent).is_some() {
@@ -271,9 +280,14 @@ impl<'a> TreeCheck<'a> {
         }
         let kept = self.inodes.get_mut(current.ino);
         (kept.kind, kept.links) = (kind as u8, inode.nlink);
-        if kind == FileKind::Dir && inode.nlink != 2 + current.subdirs {
+        if kind == FileKind::Dir && inode.nlink.checked_sub(2) != Some(current.subdirs) {
             self.problem(|| {
-                format!("inode {}: it counts {} links and has {}", current.ino, inode.nlink, 2 + current.subdirs)
+                format!(
+                    "inode {}: it counts {} links and has {}",
+                    current.ino,
+                    inode.nlink,
+                    u64::from(current.subdirs) + 2
+                )
             });
         }
         if kind == FileKind::File && (current.covered != inode.data_bytes || current.extents_end > inode.size) {
@@ -287,7 +301,7 @@ impl<'a> TreeCheck<'a> {
         }
         let strange =
             kind != FileKind::File && current.covered > 0 || current.has_target != (kind == FileKind::Symlink);
-        if strange || (kind != FileKind::Dir && current.subdirs > 0) {
+        if strange || (kind != FileKind::Dir && current.names > 0) {
             self.problem(|| format!("inode {}: it has entries of another type", current.ino));
         }
     }

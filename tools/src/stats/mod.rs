@@ -89,7 +89,8 @@ fn count(repository: &Repository) -> Result<Stats> {
     for point in points.all() {
         let figures = sources.entry((point.host.clone(), point.source.clone())).or_default();
         figures.points += 1;
-        figures.raw_bytes += point.counts.bytes;
+        // A record can say anything.
+        figures.raw_bytes = figures.raw_bytes.saturating_add(point.counts.bytes);
     }
     let mut by_source = Usage::new(&table);
     for point in points.all() {
@@ -132,7 +133,7 @@ fn kinds(repository: &Repository, table: &ChunkTable) -> Result<(KindFigures, Ki
         }
     }
     let [content, metadata] = figures;
-    Ok((content, metadata, packages.iter().map(|p| p.bytes).sum()))
+    Ok((content, metadata, packages.iter().map(|p| p.bytes).fold(0, u64::saturating_add)))
 }
 
 fn ratio(a: u64, b: u64) -> String {
@@ -140,7 +141,7 @@ fn ratio(a: u64, b: u64) -> String {
 }
 
 fn show_text(stats: &Stats) {
-    let raw: u64 = stats.points.iter().map(|(p, ..)| p.counts.bytes).sum();
+    let raw: u64 = stats.points.iter().map(|(p, ..)| p.counts.bytes).fold(0, u64::saturating_add);
     println!("{} of files in {}", text::size(raw), text::counted(stats.points.len() as u64, "restore point"));
     println!(
         "{} after deduplication ({} to 1)",
@@ -257,7 +258,7 @@ fn show_json(stats: &Stats) {
         json!({
             "message_type": "summary",
             "points": stats.points.len(),
-            "bytes": stats.points.iter().map(|(p, ..)| p.counts.bytes).sum::<u64>(),
+            "bytes": stats.points.iter().map(|(p, ..)| p.counts.bytes).fold(0, u64::saturating_add),
             "package_bytes": stats.package_bytes,
             "content": kind(&stats.content),
             "metadata": kind(&stats.metadata),

@@ -12,7 +12,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-/// A stream of lines, for tests: `begin ID [PARENT]`, `file PATH INO`, `noise PATH SEED BYTES`, `unlink PATH`, `end`.
+/// A stream of lines, for tests: `begin ID [PARENT]`, `file PATH INO`, `noise PATH SEED BYTES`, `xattr PATH NAME`, `unlink PATH`, `end`.
 #[derive(Default)]
 struct Lines {
     bytes: Vec<u8>,
@@ -36,6 +36,7 @@ impl Decode for Lines {
                 self.bytes = noise(number(2), number(3) as usize);
                 Change::Write { path: words[1], offset: 0, data: &self.bytes }
             }
+            b"xattr" => Change::SetXattr { path: words[1], name: words[2], value: b"v" },
             b"unlink" => Change::Unlink { path: words[1] },
             b"note" => Change::Note { text: words[1] },
             b"end" => {
@@ -208,4 +209,17 @@ fn a_stop_ends_it_and_seals_nothing() {
     let error = run(&writer, &mut Lines::default(), &mut input, None, &o, &Progress::default(), &stop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
     assert_eq!(writer.repository().point_records().unwrap().len(), 0);
+}
+
+#[test]
+fn a_state_without_acls_says_so_until_one_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("repo");
+    make(&path);
+    let writer = open(&path);
+    let stream = "begin A\nfile a 257\nxattr a user.colour\nbegin B A\nxattr a system.posix_acl_access\n\
+                  begin C B\nfile c 259\nbegin D A\nfile d 260\nend\n";
+    let points = ingest(&writer, stream, &options("data", Scope::Repository)).unwrap();
+    let known: Vec<bool> = points.iter().map(PointRecord::has_no_acls).collect();
+    assert_eq!(known, [true, false, false, true]);
 }
