@@ -7,6 +7,7 @@ use super::exit::Outcome;
 use super::out::Out;
 use super::text::{count, counted, escape, json_text, json_time, size, table};
 use crate::catalog::points::{Filter, short_id, time_name};
+use crate::catalog::thin::Thinned;
 use crate::error::Result;
 use clap::Args;
 use repo_format::{PointRecord, SourceKind};
@@ -71,6 +72,9 @@ fn row(point: &PointRecord) -> Vec<String> {
     if c.errors > 0 {
         notes.push(format!("{} left out", count(c.errors)));
     }
+    if let Some(thinned) = Thinned::of(point) {
+        notes.push(format!("thinned: {} no longer here", counted(thinned.names, "file")));
+    }
     if !point.notes.is_empty() {
         notes.push(format!("{} (-v shows them)", counted(point.notes.len() as u64, "note")));
     }
@@ -119,6 +123,7 @@ pub fn point_json(point: &PointRecord) -> serde_json::Value {
         "new_bytes": c.new_bytes,
         "stored_bytes": c.stored_bytes,
         "errors": c.errors,
+        "thinned": Thinned::of(point).map(|thinned| serde_json::json!({"files": thinned.names})),
         "notes": list(&point.notes),
         "program": json_text(&point.program),
     })

@@ -7,8 +7,8 @@
 use super::lease::signature;
 use super::repository::Repository;
 use crate::error::{Error, Result};
-use repo_format::{PointId, PointRecord};
-use std::collections::HashSet;
+use repo_format::{ChunkId, PointId, PointRecord};
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind as Io, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -143,6 +143,7 @@ impl Repository {
     /// # Errors
     /// When the index cannot be read or the pin cannot be written.
     pub fn shown_points(&self) -> Result<Vec<PointRecord>> {
+        let records = self.index().points()?;
         let points = self.point_records()?;
         let Some(pin) = self.pin.get() else { return Ok(points) };
         if !pin.hold(&points)? {
@@ -150,6 +151,13 @@ impl Repository {
         }
         // A prune that did not see the pin has taken its points out of the list before it took anything else.
         self.refresh()?;
+        // One that was thinned meanwhile, and pruned before it was pinned, is only there as it is now.
+        let known: HashMap<PointId, ChunkId> = records.into_iter().collect();
+        for (id, record) in self.index().points()? {
+            if known.get(&id).is_some_and(|before| *before != record) {
+                self.forget_record(&id);
+            }
+        }
         let again = self.point_records()?.into_iter();
         Ok(again.filter(|point| pin.holds(&point.id)).collect())
     }

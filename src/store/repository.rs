@@ -202,6 +202,12 @@ impl Repository {
         Ok(self.index.points()?.into_iter().map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
     }
 
+    /// Lets go of a record that was replaced. Otherwise a process keeps to the one that it read first: what it shows of a
+    /// restore point does not change.
+    pub(super) fn forget_record(&self, id: &PointId) {
+        self.points.remove(id);
+    }
+
     fn point(&self, id: &PointId, chunk: &ChunkId) -> Result<Arc<PointRecord>> {
         self.points.get_or_insert_with(id, || {
             let record = PointRecord::decode(&self.chunk(chunk)?)?;
@@ -410,7 +416,7 @@ pub fn read_header(path: &Path) -> Result<RepoHeader> {
                 error.advise("this repository was made by a newer relict: nothing was changed; use that version")
             }
             _ => {
-                error.advise("the header is damaged, the data is not affected by that; restore relict.toml from a copy")
+                error.advise("the header is damaged, the data is not affected by that; 'relict-maint repair' makes a new one")
             }
         }
     })

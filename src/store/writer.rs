@@ -313,6 +313,18 @@ impl Writer {
         self.seal_with_states(point, &[])
     }
 
+    /// As [`Writer::seal`], for several points at once. Killed in between, some may be visible: each of them is whole.
+    ///
+    /// # Errors
+    /// As [`Writer::seal`].
+    pub fn seal_all(&self, points: &[PointRecord]) -> Result<()> {
+        self.drain()?;
+        let data = lock(&self.shared.data).take();
+        data.map(|open| self.shared.seal_package(open)).transpose()?;
+        points.iter().try_for_each(|point| self.append_record(point))?;
+        self.finish()
+    }
+
     fn append_record(&self, point: &PointRecord) -> Result<()> {
         let record = point.encode();
         let chunk = (self.chunk_id(&record), record.len() as u32);

@@ -13,9 +13,19 @@ use relict::{Error, ErrorKind, Result};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Node and segment cache of a check; packages are read past it.
 const CACHE_BYTES: usize = 64 << 20;
+
+/// How often a running check writes down what it has verified: the lease is held for that, for some hundredths of a second.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// [`KEEP_EVERY`]; tests set another time, in milliseconds.
+fn keep_every() -> Duration {
+    let set = std::env::var("RELICT_KEEP_EVERY_MS").ok().and_then(|text| text.parse().ok());
+    set.map_or(KEEP_EVERY, Duration::from_millis)
+}
 
 /// Options of `check`.
 #[derive(Args)]
@@ -49,7 +59,8 @@ impl Options {
             )
             .advise("add --read-data, --read-data-subset or --max-age"));
         }
-        Ok(Request { content, max_duration: self.max_duration.as_deref().map(parse_span).transpose()? })
+        let max_duration = self.max_duration.as_deref().map(parse_span).transpose()?;
+        Ok(Request { content, max_duration, keep_every: Some(keep_every()) })
     }
 }
 
@@ -119,7 +130,6 @@ pub fn show_findings(context: &Context, findings: &[Finding]) {
 /// Writes down what was verified; gives the reason when that cannot be.
 fn remember(repository: &Repository, report: &Report, request: Request, stopped: bool) -> Option<Error> {
     let now = now_sec();
-    let verified: Vec<_> = report.verified.iter().map(|id| (*id, now)).collect();
     let last = LastCheck {
         time_sec: now,
         findings: report.count(Severity::Problem),
@@ -127,7 +137,7 @@ fn remember(repository: &Repository, report: &Report, request: Request, stopped:
         read_data: request.content != Selection::Nothing,
     };
     let damaged = report.damaged_segments(repository);
-    damaged.and_then(|damaged| record_health(repository, &verified, (!stopped).then_some(last), &damaged)).err()
+    damaged.and_then(|damaged| record_health(repository, &report.verified, (!stopped).then_some(last), &damaged)).err()
 }
 
 fn conclude(context: &Context, report: &Report, request: Request, stopped: bool) -> Result<Outcome> {
