@@ -1,4 +1,5 @@
-//! Making a repository: everything is on disk before `relict.toml` makes it one.
+//! Making a repository: everything is on disk before `relict.toml` makes it one. Until then that file has another name,
+//! which is there first and locked: by it the next init knows what is left of one that was killed, and begins anew.
 
 use super::files::sync_dir;
 use super::index::Index;
@@ -6,11 +7,14 @@ use super::keys::{DEFAULT_KDF, make_slot, random, slot_name};
 use super::repository::Unlock;
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{Encryption, Features, KdfParams, RepoHeader, RepoId, StoreKind};
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What `relict.toml` is called until the repository is whole.
+const UNFINISHED: &str = "relict.toml.init";
 
 /// How to make a repository.
 #[derive(Debug, Clone)]
@@ -31,7 +35,7 @@ impl Default for CreateOptions {
     }
 }
 
-/// Makes a repository in `path`, which must be empty or not exist.
+/// Makes a repository in `path`, which must be empty, or not exist, or be what a killed init left.
 ///
 /// # Errors
 /// `Usage` when something is there already, `unlock`'s error, or the medium's.
@@ -52,7 +56,9 @@ pub fn create(path: &Path, unlock: &mut Unlock<'_>, options: &CreateOptions) -> 
     } else {
         None
     };
-    for dir in ["", "packages", "keys"] {
+    make_dir(path)?;
+    let mut unfinished = begin(path)?;
+    for dir in ["packages", "keys"] {
         make_dir(&path.join(dir))?;
     }
     if let Some(slot) = slot {
@@ -62,13 +68,46 @@ pub fn create(path: &Path, unlock: &mut Unlock<'_>, options: &CreateOptions) -> 
     for dir in ["keys", "db", "packages", ""] {
         sync_dir(&path.join(dir))?;
     }
-    let temporary = path.join("relict.toml.new");
-    write_new(&temporary, header.encode().as_bytes(), 0o644)?;
     let target = path.join("relict.toml");
-    fs::rename(&temporary, &target).map_err(|e| Error::io(format!("making {}", target.display()), e))?;
+    let written = unfinished.write_all(header.encode().as_bytes()).and_then(|()| unfinished.sync_all());
+    let named = written.and_then(|()| fs::rename(path.join(UNFINISHED), &target));
+    named.map_err(|e| Error::io(format!("making {}", target.display()), e))?;
     sync_dir(path)?;
     super::reserve::refill(path);
     Ok(header)
+}
+
+/// Marks the directory as one in which a repository is being made, and clears away what a killed init left in it.
+fn begin(path: &Path) -> Result<File> {
+    let marker = path.join(UNFINISHED);
+    let failed = |e| Error::io(format!("making a repository in {}", path.display()), e);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(&marker).map_err(failed)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let what = format!("another program is making a repository in {}", path.display());
+            return Err(Error::new(ErrorKind::Locked, what));
+        }
+        Err(TryLockError::Error(e)) => return Err(failed(e)),
+        Ok(()) => {}
+    }
+    // No package was ever written under this name, so what is removed holds nobody's data; remove_dir makes sure.
+    let absent = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    let removals = [
+        fs::remove_dir(path.join("packages")),
+        fs::remove_dir_all(path.join("keys")),
+        fs::remove_dir_all(path.join("db")),
+        file.set_len(0),
+    ];
+    removals.into_iter().try_for_each(|removed| removed.or_else(|e| if absent(&e) { Ok(()) } else { Err(failed(e)) }))?;
+    sync_dir(path)?;
+    Ok(file)
+}
+
+/// Whether a directory holds what a killed init left, and nothing else.
+fn is_unfinished(path: &Path) -> bool {
+    let ours = |name: &std::ffi::OsStr| ["packages", "keys", "db", "lost+found", UNFINISHED].iter().any(|n| name == *n);
+    let names = |entries: fs::ReadDir| entries.flatten().all(|entry| ours(&entry.file_name()));
+    path.join(UNFINISHED).is_file() && fs::read_dir(path).is_ok_and(names)
 }
 
 fn refuse_occupied(path: &Path) -> Result<()> {
@@ -79,6 +118,7 @@ fn refuse_occupied(path: &Path) -> Result<()> {
         Ok(_) if path.join("relict.toml").exists() => {
             occupied("is a repository already", "use it as it is; init never changes an existing one")
         }
+        Ok(_) if is_unfinished(path) => Ok(()),
         Ok(mut entries) => match entries.next() {
             None => Ok(()),
             // A new ext4 file system has this one, and is still empty.

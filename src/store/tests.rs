@@ -262,6 +262,34 @@ fn init_refuses_what_is_occupied() {
 }
 
 #[test]
+fn init_goes_on_where_one_was_killed_and_nowhere_else() {
+    let killed = |extra: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        create(dir.path(), &mut unlock, &cheap()).unwrap();
+        std::fs::rename(dir.path().join("relict.toml"), dir.path().join("relict.toml.init")).unwrap();
+        let _ = std::fs::remove_file(dir.path().join("reserve"));
+        if !extra.is_empty() {
+            std::fs::write(dir.path().join(extra), "x").unwrap();
+        }
+        dir
+    };
+    let dir = killed("");
+    create(dir.path(), &mut unlock, &cheap()).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("keys")).unwrap().count(), 1);
+    assert_eq!(reader(dir.path()).point_records().unwrap(), []);
+    assert!(!dir.path().join("relict.toml.init").exists());
+    for foreign in ["file", "packages/file"] {
+        let dir = killed(foreign);
+        create(dir.path(), &mut unlock, &cheap()).err().expect(foreign);
+        assert!(dir.path().join(foreign).exists() && dir.path().join("keys").exists(), "{foreign}");
+    }
+    let dir = killed("");
+    let other = std::fs::File::open(dir.path().join("relict.toml.init")).unwrap();
+    other.lock().unwrap();
+    assert_eq!(create(dir.path(), &mut unlock, &cheap()).err().unwrap().kind(), ErrorKind::Locked);
+}
+
+#[test]
 fn chunks_of_a_killed_run_are_found_again() {
     for options in [cheap(), CreateOptions { store: StoreKind::RocksDb, ..cheap() }] {
         let dir = new_repo(&options);

@@ -5,7 +5,8 @@ use crate::beside::while_read;
 use crate::operations::{OPERATIONS, Operation};
 use crate::rig::Random;
 use crate::run::{Run, Say, Verdict};
-use crate::scene::{PASSWORD, Scene, ids, words};
+use crate::scene::{PASSWORD, Scene, bare, ids, place, program, words};
+use crate::shim;
 use crate::table;
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -133,6 +134,30 @@ fn there_are_at_least_forty_points_to_be_killed_at() {
     let calls: BTreeSet<&str> = points.iter().map(|point| point.split(": ").nth(1).unwrap()).collect();
     println!("{} of them whatever the operation", calls.len());
     assert!(calls.len() >= 40, "{} only", calls.len());
+}
+
+/// There is no repository yet: init has a test of its own.
+#[test]
+fn a_killed_init_is_done_again() {
+    for store in ["files", "rocksdb"] {
+        let place = place();
+        for step in 1.. {
+            let repo = place.path().join(format!("repo{step}"));
+            let init = || program("relict", &repo, PASSWORD).args(["--quiet", "init", "--store", store]).output().unwrap();
+            let mut killed = bare("relict", &repo, PASSWORD);
+            killed.args(["--quiet", "init", "--store", store]).env("LD_PRELOAD", shim::library());
+            let killed = killed.env("FAULTS_ROOT", &repo).env("FAULTS_KILL", step.to_string()).output().unwrap();
+            if killed.status.success() {
+                assert!(step > 20, "{step} steps only");
+                break;
+            }
+            let again = init();
+            assert!(again.status.success() || words(&again).contains("is a repository already"), "{step}: {}", words(&again));
+            let check = program("relict-maint", &repo, PASSWORD).arg("check").output().unwrap();
+            assert!(check.status.success(), "{step}: {}", words(&check));
+            std::fs::remove_dir_all(&repo).unwrap();
+        }
+    }
 }
 
 /// A canary: a repository that lost its packages is not taken for whole, by the judge or by who lists its points.
