@@ -26,6 +26,9 @@ want qemu-nbd qemu-utils
 want nbdkit nbdkit
 want sfdisk fdisk
 want zstd zstd
+want fio fio
+want smbd samba
+want smbclient smbclient
 [ -x /usr/sbin/thin_delta ] || want thin_delta thin-provisioning-tools
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 # bindgen reads RocksDB's C header through libclang.

@@ -70,7 +70,8 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
     // What is forgotten can be brought back: compact removes no restore point.
     let states = repository.index().states()?;
     let keep = states.keys().map(|id| (*id, String::new())).collect();
-    let dead = plan(writer, &PruneOptions { keep, discard_unfinished: false, stop: options.stop })?;
+    let as_before = repository.index().points()?.into_iter().map(|(id, _)| id).collect();
+    let dead = plan(writer, &PruneOptions { keep, as_before, discard_unfinished: false, stop: options.stop })?;
     let dead_ids = dead.dead_by_package()?;
     let mut small = HashMap::<PackageKind, Vec<Rewrite>>::new();
     let mut out = Vec::new();

@@ -9,6 +9,7 @@ pub mod protection;
 pub mod prune;
 pub mod retention;
 pub mod sorter;
+pub mod thin;
 pub mod tree;
 
 use crate::error::Result;

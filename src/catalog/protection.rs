@@ -31,12 +31,18 @@ impl Clock {
         Ok(Self { now, newest: sealed.chain(made).max().unwrap_or(i64::MIN) })
     }
 
+    /// Whether a time is after now: the clock is wrong, or was when that was written.
+    #[must_use]
+    pub const fn is_future(&self, sec: i64) -> bool {
+        self.now < sec.saturating_sub(MAX_BEHIND_SECS)
+    }
+
     /// Why the clock cannot be believed, if so.
     #[must_use]
     pub fn doubt(&self) -> Option<String> {
         let name = |sec| time_name(Time { sec, nsec: 0 });
         let (now, newest) = (name(self.now), name(self.newest));
-        if self.newest != i64::MIN && self.now < self.newest.saturating_sub(MAX_BEHIND_SECS) {
+        if self.is_future(self.newest) {
             Some(format!(
                 "the clock says {now}, but the repository has a record of {newest}: every lock by date still holds"
             ))

@@ -5,6 +5,7 @@
 
 use super::mark::{Needed, mark};
 use super::sorter::{SORT_BYTES, Sorted, Sorter};
+use super::thin::replaced;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Dead, FoundSegment, Location, PackageInfo, Range, RecordPlace, Repository, ScannedPackage, Writer};
 use crate::store::{dead_segments, scan_package};
@@ -18,6 +19,8 @@ use std::time::Instant;
 pub struct PruneOptions<'a> {
     /// Hidden points that must stay, each with its reason for people.
     pub keep: HashMap<PointId, String>,
+    /// Points that a mount shows, perhaps as they were before they were thinned: their older records stay.
+    pub as_before: HashSet<PointId>,
     /// Also remove what an interrupted backup stored and the next one would find.
     pub discard_unfinished: bool,
     /// Ends the planning.
@@ -141,7 +144,7 @@ impl Planner<'_> {
     fn plan(self) -> Result<Plan> {
         let (points, states) = (self.repository.all_points()?, self.repository.index().states()?);
         let (mut roots, mut others) = (Vec::new(), Vec::new());
-        let (mut removed, mut kept) = (Vec::new(), Vec::new());
+        let (mut removed, mut kept, mut older) = (Vec::new(), Vec::new(), HashSet::new());
         let catalogue: HashMap<PointId, ChunkId> = self.repository.index().points()?.into_iter().collect();
         for (id, record) in points {
             let state = states.get(&id);
@@ -152,6 +155,13 @@ impl Planner<'_> {
                 kept.extend(why.filter(|_| state.is_some_and(|s| s.hidden.is_some())).map(|why| (id, why.clone())));
                 roots.push(record.root);
                 others.extend(catalogue.get(&id));
+                if self.options.as_before.contains(&id) {
+                    for (chunk, before) in replaced(self.repository, &record)? {
+                        roots.push(before.root);
+                        others.push(chunk);
+                        older.insert(chunk);
+                    }
+                }
                 // A state whose segment was lost still stands in the database; that does not stop a prune.
                 let state = state.map(|state| self.repository.keys().chunk_id(&state.encode()));
                 if let Some(id) = state.filter(|id| self.repository.locate(id).is_ok_and(|at| at.is_some())) {
@@ -162,7 +172,7 @@ impl Planner<'_> {
             }
         }
         let going: HashSet<PointId> = removed.iter().map(|record| record.id).collect();
-        let (records, newest) = self.records(&catalogue, &going)?;
+        let (records, newest) = self.records(&catalogue, &going, &older)?;
         let stale_states = states.into_keys().filter(|id| !catalogue.contains_key(id)).collect();
         let needed = mark(self.repository, &roots, &others, self.options.stop)?;
         let mut plan = Plan {
@@ -189,6 +199,7 @@ impl Planner<'_> {
         &self,
         catalogue: &HashMap<PointId, ChunkId>,
         going: &HashSet<PointId>,
+        older: &HashSet<ChunkId>,
     ) -> Result<(Vec<RecordPlace>, u32)> {
         let stays: HashSet<&ChunkId> =
             catalogue.iter().filter(|(id, _)| !going.contains(id)).map(|(_, chunk)| chunk).collect();
@@ -199,7 +210,7 @@ impl Planner<'_> {
             for found in scanned.segments.iter().filter(|found| found.header.kind == SegmentKind::Point) {
                 let Some(row) = found.header.table.first() else { continue };
                 newest = newest.max(info.number);
-                if stays.contains(&row.id) {
+                if stays.contains(&row.id) || older.contains(&row.id) {
                     continue;
                 }
                 if !goes.contains(&row.id) {

@@ -2,6 +2,7 @@
 //! a group, so a clock that is wrong today removes nothing.
 
 use super::points::Points;
+use super::thin::VersionRule;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Span;
 use jiff::tz::TimeZone;
@@ -117,6 +118,8 @@ pub struct Policy {
     pub tags: Vec<Vec<u8>>,
     /// Points whose id begins so, in lower case.
     pub ids: Vec<String>,
+    /// Points that no other rule keeps are kept, without the files' contents that this rule lets go.
+    pub versions: Option<VersionRule>,
 }
 
 /// A point and the rules that keep it; without one it goes.
@@ -132,7 +135,14 @@ impl Policy {
     /// Whether there is no rule at all.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.counts.is_empty() && self.within.is_empty() && self.tags.is_empty() && self.ids.is_empty()
+        let names = self.tags.is_empty() && self.ids.is_empty();
+        names && self.counts.is_empty() && self.within.is_empty() && self.versions.is_none()
+    }
+
+    /// Whether a rule is about ages. They count from the newest point, so one from the future makes all others old.
+    #[must_use]
+    pub fn needs_times(&self) -> bool {
+        !self.within.is_empty() || self.versions.is_some_and(|rule| rule.deleted_for.is_some())
     }
 
     /// Decides about the points of one group; newest first.
@@ -178,6 +188,16 @@ fn keep_newest(points: &mut [Decision], period: Period, most: usize, since: i64,
         decision.reasons.push(format!("{how}{}{shown}", period.word()));
         last = Some(name);
     }
+}
+
+/// Points by host, source and paths: each group is a chain, in which a path means one file.
+#[must_use]
+pub fn chains(points: Vec<PointRecord>) -> Vec<Vec<PointRecord>> {
+    let mut out = BTreeMap::<_, Vec<PointRecord>>::new();
+    for point in points {
+        out.entry((point.host.clone(), point.source.clone(), point.paths.clone())).or_default().push(point);
+    }
+    out.into_values().map(|chain| Points::new(chain).all().to_vec()).collect()
 }
 
 /// Points by host and source.

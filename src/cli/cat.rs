@@ -1,11 +1,12 @@
 //! `relict cat`: one file's content to standard output.
 
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::text::escape;
 use super::{FilterArgs, POINTS};
-use crate::catalog::points::{Filter, Points, split_path};
+use crate::catalog::points::{Filter, split_path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::lookup::TreeReader;
 use crate::store::Repository;
@@ -39,7 +40,7 @@ pub fn run(context: &Context, args: &CatArgs) -> Result<Outcome> {
         Error::new(ErrorKind::Usage, "no file was named").advise("write POINT:PATH, such as latest:/etc/passwd")
     })?;
     let repo = context.repository(CACHE_BYTES)?;
-    let points = Points::new(repo.point_records()?);
+    let (points, _) = readable(&repo)?;
     let point = points.resolve(&expression, &Filter::from(&args.filter))?;
     let tree = TreeReader::new(&*repo, point.root);
     let entry = tree.find(path)?;

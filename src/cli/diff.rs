@@ -1,5 +1,6 @@
 //! `relict diff`: what differs between two restore points.
 
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
@@ -7,7 +8,7 @@ use super::text::{counted, escape, json_text, size, stands_twice};
 use super::versions::kind_word;
 use super::{FilterArgs, POINTS};
 use crate::catalog::history::{Comparison, Difference, Row, paths};
-use crate::catalog::points::{Filter, Points, short_id, time_name};
+use crate::catalog::points::{Filter, short_id, time_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Repository;
 use clap::Args;
@@ -94,7 +95,7 @@ enum Sign {
 /// When a restore point is not there, or the repository cannot be read.
 pub fn run(context: &Context, args: &DiffArgs) -> Result<Outcome> {
     let repo = context.repository(CACHE_BYTES)?;
-    let points = Points::new(repo.point_records()?);
+    let (points, _) = readable(&repo)?;
     let (old, new) = points.resolve_pair(&args.old, &args.new, &Filter::from(&args.filter), now())?;
     let mut out = Out::new();
     if context.chatty() {

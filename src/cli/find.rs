@@ -1,13 +1,13 @@
 //! `relict find`: names in restore points, by pattern, type, size and time.
 
-use super::chains::{Chain, chains};
+use super::chains::{Chain, chains, readable};
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::text::{count, escape, json_text, json_time, parse_size, stands_twice, table_time};
 use super::versions::kind_word;
 use super::{FilterArgs, POINTS};
-use crate::catalog::points::{Filter, Points, short_id, time_limit, time_name};
+use crate::catalog::points::{Filter, short_id, time_limit, time_name};
 use crate::catalog::tree::Range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::lookup::{InoSet, TreeReader};
@@ -106,7 +106,7 @@ fn chosen(repo: &Repository, args: &FindArgs) -> Result<Vec<Chain>> {
         let all = chains(repo, &filter)?;
         return Ok(if args.all { all } else { all.into_iter().map(newest).collect() });
     }
-    let points = Points::new(repo.point_records()?);
+    let (points, _) = readable(repo)?;
     let mut out: BTreeMap<(Vec<u8>, Vec<u8>), Chain> = BTreeMap::new();
     for expression in &args.point {
         let point = points.resolve(expression, &filter)?;

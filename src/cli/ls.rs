@@ -1,11 +1,12 @@
 //! `relict ls`: what is in a restore point.
 
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::text::{escape, json_text, json_time, mode, stands_twice, table_time};
 use super::{FilterArgs, POINTS};
-use crate::catalog::points::{Filter, Points, split_path};
+use crate::catalog::points::{Filter, split_path};
 use crate::catalog::tree::Range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::lookup::{Head, InoSet, TreeReader, components};
@@ -49,7 +50,7 @@ struct Listing<'a> {
 pub fn run(context: &Context, args: &LsArgs) -> Result<Outcome> {
     let repo = context.repository(CACHE_BYTES)?;
     let (expression, path) = split_path(args.point.as_bytes());
-    let points = Points::new(repo.point_records()?);
+    let (points, _) = readable(&repo)?;
     let point = points.resolve(&expression, &Filter::from(&args.filter))?;
     let tree = TreeReader::new(&*repo, point.root);
     let path = path.unwrap_or_default();

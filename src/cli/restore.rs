@@ -1,15 +1,17 @@
 //! `relict restore`: puts a restore point, or a part of it, into a directory.
 
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::progress::{Reporter, Status};
 use super::text::{counted, escape, escape_path, json_text, size, span};
 use super::{FilterArgs, POINTS};
-use crate::catalog::points::{Filter, Points, short_id, split_path, time_name};
-use crate::error::Result;
+use crate::catalog::points::{Filter, short_id, split_path, time_name};
+use crate::error::{Error, ErrorKind, Result};
 use crate::restore::{self, Finding, Options, Overwrite, Plan, Progress, Report};
 use clap::{Args, ValueEnum};
+use crate::store::Repository;
 use repo_format::PointRecord;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -76,8 +78,9 @@ enum When {
 pub fn run(context: &Context, args: RestoreArgs) -> Result<Outcome> {
     let repo = context.repository(CACHE_BYTES)?;
     let (expression, path) = split_path(args.point.as_bytes());
-    let points = Points::new(repo.point_records()?);
+    let (points, _) = readable(&repo)?;
     let point = points.resolve(&expression, &Filter::from(&args.filter))?;
+    keep(context, &repo, point)?;
     let plan = restore::plan(&repo, point, path.unwrap_or_default(), options(&args))?;
     show_plan(context, point, &plan, args.dry_run)?;
     let started = Instant::now();
@@ -88,6 +91,21 @@ pub fn run(context: &Context, args: RestoreArgs) -> Result<Outcome> {
     let report = report?;
     show_report(context, point, &plan, &report, started.elapsed(), args.dry_run)?;
     Ok(if report.is_complete() { Outcome::Complete } else { Outcome::Partial })
+}
+
+/// Keeps the point from being pruned while it is restored, where that can be.
+fn keep(context: &Context, repo: &Repository, point: &PointRecord) -> Result<()> {
+    match repo.pin_point(point) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::new(ErrorKind::NotFound, format!("restore point {} was just removed", short_id(point)))
+            .advise("'relict snapshots' lists what there is")),
+        Err(error) => {
+            if context.verbose {
+                eprintln!("relict: nothing keeps a prune from removing the point meanwhile: {error}");
+            }
+            Ok(())
+        }
+    }
 }
 
 fn options(args: &RestoreArgs) -> Options {

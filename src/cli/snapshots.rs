@@ -1,11 +1,13 @@
 //! `relict snapshots`: the restore points of a repository.
 
 use super::FilterArgs;
+use super::chains::readable;
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
 use super::text::{count, counted, escape, json_text, json_time, size, table};
-use crate::catalog::points::{Filter, Points, short_id, time_name};
+use crate::catalog::points::{Filter, short_id, time_name};
+use crate::catalog::thin::Thinned;
 use crate::error::Result;
 use clap::Args;
 use repo_format::{PointRecord, SourceKind};
@@ -23,10 +25,12 @@ pub struct SnapshotsArgs {
 
 /// Runs the command.
 ///
+/// Partial when there are points whose records cannot be read.
+///
 /// # Errors
 /// When the repository cannot be read.
 pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
-    let points = Points::new(context.repository(CACHE_BYTES)?.point_records()?);
+    let (points, unreadable) = readable(&*context.repository(CACHE_BYTES)?)?;
     let filter = Filter::from(&args.filter);
     let chosen: Vec<&PointRecord> = points.filtered(&filter).collect();
     let mut out = Out::new();
@@ -36,7 +40,7 @@ pub fn run(context: &Context, args: &SnapshotsArgs) -> Result<Outcome> {
         show(&mut out, &chosen, context)?;
     }
     out.finish()?;
-    Ok(Outcome::Complete)
+    Ok(if unreadable == 0 { Outcome::Complete } else { Outcome::Partial })
 }
 
 fn show(out: &mut Out, points: &[&PointRecord], context: &Context) -> Result<()> {
@@ -67,6 +71,9 @@ fn row(point: &PointRecord) -> Vec<String> {
     let mut notes = Vec::new();
     if c.errors > 0 {
         notes.push(format!("{} left out", count(c.errors)));
+    }
+    if let Some(thinned) = Thinned::of(point) {
+        notes.push(format!("thinned: {} no longer here", counted(thinned.names, "file")));
     }
     if !point.notes.is_empty() {
         notes.push(format!("{} (-v shows them)", counted(point.notes.len() as u64, "note")));
@@ -116,6 +123,7 @@ pub fn point_json(point: &PointRecord) -> serde_json::Value {
         "new_bytes": c.new_bytes,
         "stored_bytes": c.stored_bytes,
         "errors": c.errors,
+        "thinned": Thinned::of(point).map(|thinned| serde_json::json!({"files": thinned.names})),
         "notes": list(&point.notes),
         "program": json_text(&point.program),
     })

@@ -4,6 +4,7 @@ use super::report::join_range;
 use super::shared::Shared;
 use super::window::Piece;
 use crate::error::{Error, Result};
+use crate::os::data_ranges_from;
 use crate::store::{Location, Segment};
 use std::fs::File;
 use std::io;
@@ -71,10 +72,22 @@ impl<'s> Segments<'s> {
         }
     }
 
-    /// The segment of a piece, and where in it the piece's bytes are.
+    /// The segment of a piece, and where in it the piece's bytes are. Where maintenance has moved the chunk since the
+    /// restore was planned, it is looked for again.
     fn find(&mut self, piece: &Piece) -> Result<(Arc<Segment>, Span)> {
         let id = &piece.extent.chunk;
-        let at = piece.at.ok_or_else(|| Error::damaged(format!("chunk {id} is not in the index")))?;
+        let planned = match piece.at {
+            Some(at) => self.find_at(piece, at),
+            None => Err(Error::damaged(format!("chunk {id} is not in the index"))),
+        };
+        planned.or_else(|error| match self.shared.repo.moved(id, piece.at)? {
+            Some(now) => self.find_at(piece, now),
+            None => Err(error),
+        })
+    }
+
+    fn find_at(&mut self, piece: &Piece, at: Location) -> Result<(Arc<Segment>, Span)> {
+        let id = &piece.extent.chunk;
         let segment = self.segment(&at)?;
         let span = span_of(&segment, piece, &at);
         let span = span.ok_or_else(|| Error::damaged(format!("chunk {id} is not where the index says")))?;
@@ -146,19 +159,26 @@ impl<'s> Segments<'s> {
         self.compare_zeros(file, at, end, damage)
     }
 
+    /// What is a hole in the file, too, is not read: it may be longer than anybody can wait for.
     fn compare_zeros(&mut self, file: &File, start: u64, end: u64, damage: &mut Damage) -> io::Result<()> {
-        let mut at = start;
-        while at < end {
-            if self.shared.stopping() {
-                return Err(io::ErrorKind::Interrupted.into());
+        if start >= end {
+            return Ok(());
+        }
+        for range in data_ranges_from(file, start, end) {
+            let (mut at, bytes) = range?;
+            let stop = at + bytes;
+            while at < stop {
+                if self.shared.stopping() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let len = bytes_usize(stop - at).min(COMPARE_BYTES);
+                self.buffer.resize(len, 0);
+                read_at(file, &mut self.buffer, at)?;
+                if self.buffer.iter().any(|b| *b != 0) {
+                    damage.add(at, len as u64, || "there is data where the restore point has a hole".to_owned());
+                }
+                at += len as u64;
             }
-            let len = bytes_usize(end - at).min(COMPARE_BYTES);
-            self.buffer.resize(len, 0);
-            read_at(file, &mut self.buffer, at)?;
-            if self.buffer.iter().any(|b| *b != 0) {
-                damage.add(at, len as u64, || "there is data where the restore point has a hole".to_owned());
-            }
-            at += len as u64;
         }
         Ok(())
     }

@@ -139,6 +139,7 @@ impl Index {
         if !path.join("CURRENT").exists() {
             return Err(Error::damaged(format!("the index {} is missing", path.display())).advise(REBUILD));
         }
+        super::logs::refuse_unreadable(path)?;
         let scratch = make_scratch()?;
         let options = database_options();
         let mut attempt = 0;
@@ -164,9 +165,16 @@ impl Index {
     /// When the database cannot be read.
     pub fn refresh(&self) -> Result<()> {
         if self.scratch.is_some() {
+            super::logs::refuse_unreadable(self.db.path())?;
             self.db.try_catch_up_with_primary().map_err(|e| failed("following the writer", &e))?;
         }
         Ok(())
+    }
+
+    /// Grows with every change that this index has seen.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
     }
 
     pub(super) fn cf(&self, name: &str) -> Result<&ColumnFamily> {

@@ -4,7 +4,11 @@ use crate::error::{Error, ErrorKind, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A check that writes down what it has verified holds the lease for less than this; nobody shall fail because of that.
+const A_MOMENT: Duration = Duration::from_secs(1);
+const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// Held as long as this value lives.
 pub struct Lease {
@@ -22,10 +26,14 @@ impl Lease {
             Error::io(format!("the repository cannot be locked for writing ({})", path.display()), e)
                 .advise("mount, ls and restore work on a read-only repository; backup and repair need to write")
         })?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(&mut file)),
-            Err(TryLockError::Error(e)) => return Err(Error::io(format!("locking {}", path.display()), e)),
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if begun.elapsed() < A_MOMENT => std::thread::sleep(ASK_EVERY),
+                Err(TryLockError::WouldBlock) => return Err(held(&mut file)),
+                Err(TryLockError::Error(e)) => return Err(Error::io(format!("locking {}", path.display()), e)),
+            }
         }
         // Who holds it is for people; the lock itself is the kernel's.
         let note = signature();

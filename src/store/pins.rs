@@ -1,4 +1,4 @@
-//! Pins: what a running mount shows stays until the mount ends (SPEC.md section 10).
+//! Pins: what a running mount shows stays until the mount lets it go or ends (SPEC.md section 10).
 //!
 //! A pin is a file in `pins/` that its holder keeps locked; the kernel lets go when the holder dies, so a pin never has to
 //! be removed by hand. It names the points that it holds. A holder writes a point down first and looks a second time
@@ -7,12 +7,12 @@
 use super::lease::signature;
 use super::repository::Repository;
 use crate::error::{Error, Result};
-use repo_format::{PointId, PointRecord};
-use std::collections::HashSet;
+use repo_format::{ChunkId, PointId, PointRecord};
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind as Io, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const DIR: &str = "pins";
@@ -20,8 +20,15 @@ const SUFFIX: &str = "pin";
 
 /// Held as long as this value lives.
 pub struct Pin {
-    path: std::path::PathBuf,
-    held: Mutex<(File, HashSet<PointId>)>,
+    repository: PathBuf,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    path: PathBuf,
+    /// Locked.
+    file: File,
+    points: HashSet<PointId>,
 }
 
 impl Pin {
@@ -30,6 +37,45 @@ impl Pin {
     /// # Errors
     /// `ReadOnly` or `Io` when the repository's directory cannot be written: then nothing can be pinned.
     pub(super) fn take(repository: &Path) -> Result<Self> {
+        let held = Held::make(repository, HashSet::new())?;
+        Ok(Self { repository: repository.to_path_buf(), held: Mutex::new(held) })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds more points. True when one of them was not held before.
+    fn hold(&self, points: &[PointRecord]) -> Result<bool> {
+        let mut held = self.held();
+        let new: Vec<PointId> = points.iter().map(|point| point.id).filter(|id| !held.points.contains(id)).collect();
+        if new.is_empty() {
+            return Ok(false);
+        }
+        held.file.write_all(&lines(&new)).map_err(|e| Error::io(format!("writing {}", held.path.display()), e))?;
+        held.points.extend(new);
+        Ok(true)
+    }
+
+    /// Lets points go, by another pin for the rest.
+    fn let_go(&self, points: &[PointId]) -> Result<()> {
+        let mut held = self.held();
+        let rest: HashSet<PointId> = held.points.iter().filter(|id| !points.contains(id)).copied().collect();
+        if rest.len() < held.points.len() {
+            let old = std::mem::replace(&mut *held, Held::make(&self.repository, rest)?);
+            // Both are there for a moment, and prune keeps what either names.
+            let _ = fs::remove_file(&old.path);
+        }
+        Ok(())
+    }
+
+    fn holds(&self, point: &PointId) -> bool {
+        self.held().points.contains(point)
+    }
+}
+
+impl Held {
+    fn make(repository: &Path, points: HashSet<PointId>) -> Result<Self> {
         let dir = repository.join(DIR);
         let context = |e| Error::io(format!("pinning restore points in {}", dir.display()), e);
         match DirBuilder::new().mode(0o700).create(&dir) {
@@ -38,40 +84,24 @@ impl Pin {
         }
         let name: [u8; 8] = super::keys::random()?;
         let name = format!("{:016x}", u64::from_le_bytes(name));
-        // Locked before it has its name: who finds one unlocked may remove it.
+        // Locked and whole before it has its name: who finds one unlocked may remove it.
         let (new, path) = (dir.join(format!("{name}.new")), dir.join(format!("{name}.{SUFFIX}")));
         let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new).map_err(context)?;
         file.lock().map_err(context)?;
         file.write_all(signature().as_bytes()).map_err(context)?;
+        file.write_all(&lines(&points)).map_err(context)?;
         fs::rename(&new, &path).map_err(context)?;
-        Ok(Self { path, held: Mutex::new((file, HashSet::new())) })
+        Ok(Self { path, file, points })
     }
+}
 
-    fn held(&self) -> MutexGuard<'_, (File, HashSet<PointId>)> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Holds more points. True when one of them was not held before.
-    fn hold(&self, points: &[PointRecord]) -> Result<bool> {
-        let mut held = self.held();
-        let new: Vec<PointId> = points.iter().map(|point| point.id).filter(|id| !held.1.contains(id)).collect();
-        if new.is_empty() {
-            return Ok(false);
-        }
-        let lines: String = new.iter().map(|id| format!("{id}\n")).collect();
-        held.0.write_all(lines.as_bytes()).map_err(|e| Error::io(format!("writing {}", self.path.display()), e))?;
-        held.1.extend(new);
-        Ok(true)
-    }
-
-    fn holds(&self, point: &PointId) -> bool {
-        self.held().1.contains(point)
-    }
+fn lines<'a>(points: impl IntoIterator<Item = &'a PointId>) -> Vec<u8> {
+    points.into_iter().map(|id| format!("{id}\n")).collect::<String>().into_bytes()
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.held().path);
     }
 }
 
@@ -87,11 +117,33 @@ impl Repository {
         Ok(())
     }
 
+    /// These points need not be kept for this reader any more. Where that cannot be written down, they stay.
+    pub fn release(&self, points: &[PointId]) {
+        if let (Some(pin), false) = (self.pin.get(), points.is_empty()) {
+            let _ = pin.let_go(points);
+        }
+    }
+
+    /// From here on, this point is kept from prune until this value is dropped. False: it was removed before.
+    ///
+    /// # Errors
+    /// As [`Repository::pin`]; when the index cannot be read.
+    pub fn pin_point(&self, point: &PointRecord) -> Result<bool> {
+        self.pin()?;
+        if let Some(pin) = self.pin.get() {
+            pin.hold(std::slice::from_ref(point))?;
+        }
+        // A prune that did not see the pin has taken its points out of the list before it took anything else.
+        self.refresh()?;
+        Ok(self.index().points()?.iter().any(|(id, _)| *id == point.id))
+    }
+
     /// The visible points, pinned if there is a pin.
     ///
     /// # Errors
     /// When the index cannot be read or the pin cannot be written.
     pub fn shown_points(&self) -> Result<Vec<PointRecord>> {
+        let records = self.index().points()?;
         let points = self.point_records()?;
         let Some(pin) = self.pin.get() else { return Ok(points) };
         if !pin.hold(&points)? {
@@ -99,6 +151,13 @@ impl Repository {
         }
         // A prune that did not see the pin has taken its points out of the list before it took anything else.
         self.refresh()?;
+        // One that was thinned meanwhile, and pruned before it was pinned, is only there as it is now.
+        let known: HashMap<PointId, ChunkId> = records.into_iter().collect();
+        for (id, record) in self.index().points()? {
+            if known.get(&id).is_some_and(|before| *before != record) {
+                self.forget_record(&id);
+            }
+        }
         let again = self.point_records()?.into_iter();
         Ok(again.filter(|point| pin.holds(&point.id)).collect())
     }
@@ -153,4 +212,29 @@ fn holder(bytes: &[u8]) -> PinHolder {
     let who = format!("host {host}, pid {pid} ({})", words.collect::<Vec<_>>().join(" "));
     // The last line may be half written: its point is not shown yet.
     PinHolder { who, points: lines.filter_map(PointId::from_hex).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_let_go_is_not_held_and_the_rest_always_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let pin = Pin::take(dir.path()).unwrap();
+        let ids: Vec<PointId> = (1..=3).map(|n| PointId([n; 16])).collect();
+        pin.held().file.write_all(&lines(&ids)).unwrap();
+        pin.held().points.extend(&ids);
+        let held = || -> Vec<HashSet<PointId>> {
+            pin_holders(dir.path()).unwrap().into_iter().map(|holder| holder.points).collect()
+        };
+        assert_eq!(held(), [ids.iter().copied().collect()]);
+        pin.let_go(&ids[..2]).unwrap();
+        assert_eq!(held(), [HashSet::from([ids[2]])]);
+        pin.let_go(&ids[..2]).unwrap();
+        assert!(pin.holds(&ids[2]) && !pin.holds(&ids[0]));
+        drop(pin);
+        assert_eq!(held(), Vec::<HashSet<PointId>>::new());
+        assert_eq!(fs::read_dir(dir.path().join(DIR)).unwrap().count(), 0);
+    }
 }

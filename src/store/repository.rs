@@ -202,6 +202,12 @@ impl Repository {
         Ok(self.index.points()?.into_iter().map(|(id, chunk)| (id, self.point(&id, &chunk))).collect())
     }
 
+    /// Lets go of a record that was replaced. Otherwise a process keeps to the one that it read first: what it shows of a
+    /// restore point does not change.
+    pub(super) fn forget_record(&self, id: &PointId) {
+        self.points.remove(id);
+    }
+
     fn point(&self, id: &PointId, chunk: &ChunkId) -> Result<Arc<PointRecord>> {
         self.points.get_or_insert_with(id, || {
             let record = PointRecord::decode(&self.chunk(chunk)?)?;
@@ -239,16 +245,22 @@ impl Repository {
             Some(at) => self.chunk_at(id, at),
             None => Err(lost(id, "it is not in the index")),
         };
-        first.or_else(|error| {
-            // Maintenance may have moved it. What counts is the place that was tried: another thread that met the same
-            // may have refreshed the index already.
-            self.locations.remove(id);
-            self.refresh()?;
-            match self.index.locate(id)? {
-                Some(now) if Some(now) != place => self.chunk_at(id, now),
-                _ => Err(error),
-            }
+        first.or_else(|error| match self.moved(id, place)? {
+            Some(now) => self.chunk_at(id, now),
+            None => Err(error),
         })
+    }
+
+    /// Where a chunk is now that could not be read at the place that was `tried`, if that is another one: maintenance may
+    /// have moved it. What counts is the place that was tried: another thread that met the same may have refreshed the
+    /// index already.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn moved(&self, id: &ChunkId, tried: Option<Location>) -> Result<Option<Location>> {
+        self.locations.remove(id);
+        self.refresh()?;
+        Ok(self.index.locate(id)?.filter(|now| Some(*now) != tried))
     }
 
     fn chunk_at(&self, id: &ChunkId, at: Location) -> Result<Chunk> {
@@ -378,7 +390,7 @@ pub(super) fn package_store(path: &Path, header: &RepoHeader, index: &Arc<Index>
 }
 
 /// `relict.toml` and key slots have some hundred bytes.
-const MAX_SMALL_FILE_BYTES: u64 = 64 << 10;
+pub(super) const MAX_SMALL_FILE_BYTES: u64 = 64 << 10;
 
 /// Reads and validates `relict.toml`.
 ///
@@ -404,7 +416,7 @@ pub fn read_header(path: &Path) -> Result<RepoHeader> {
                 error.advise("this repository was made by a newer relict: nothing was changed; use that version")
             }
             _ => {
-                error.advise("the header is damaged, the data is not affected by that; restore relict.toml from a copy")
+                error.advise("the header is damaged, the data is not affected by that; 'relict-maint repair' makes a new one")
             }
         }
     })

@@ -106,7 +106,7 @@ fn rows_bytes(footer_bytes: usize) -> u64 {
 
 fn by_footer(store: &dyn PackageStore, id: &PackageId, footer: &PackageFooter, out: &mut ScannedPackage) {
     for entry in &footer.entries {
-        match read_header(store, id, entry.offset, out.bytes) {
+        match read_header(store, id, entry.offset, out.bytes, entry.chunks) {
             Ok(h) if h.number == entry.number && h.segment_bytes() == u64::from(entry.bytes) => {
                 out.segments.push(FoundSegment { offset: entry.offset, header: h });
             }
@@ -131,7 +131,7 @@ fn is_freed(store: &dyn PackageStore, id: &PackageId, entry: &FooterEntry) -> bo
 fn by_hopping(store: &dyn PackageStore, id: &PackageId, out: &mut ScannedPackage) {
     let mut at = PACKAGE_HEADER_BYTES as u64;
     while at < out.bytes {
-        match read_header(store, id, at, out.bytes) {
+        match read_header(store, id, at, out.bytes, 0) {
             Ok(header) if header.number as usize != out.segments.len() => {
                 out.damage.push((at, Error::damaged("a segment has another number than its place")));
                 return;
@@ -149,20 +149,24 @@ fn by_hopping(store: &dyn PackageStore, id: &PackageId, out: &mut ScannedPackage
     }
 }
 
-fn read_header(store: &dyn PackageStore, id: &PackageId, at: u64, end: u64) -> Result<SegmentHeader> {
+/// `chunks` is how long the table is likely to be: then one read is enough.
+fn read_header(store: &dyn PackageStore, id: &PackageId, at: u64, end: u64, chunks: u32) -> Result<SegmentHeader> {
     let short = || Error::damaged("a segment reaches past the end of its package");
     let room = end.checked_sub(at).ok_or_else(short)?;
     if room < SEGMENT_HEADER_BYTES as u64 {
         return Err(short());
     }
-    let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+    let likely = SEGMENT_HEADER_BYTES + (chunks as usize).min(MAX_SEGMENT_CHUNKS) * TABLE_ENTRY_BYTES;
+    let mut bytes = vec![0; likely.min(usize::try_from(room).unwrap_or(likely))];
     store.read(id, at, &mut bytes)?;
     let needed = SegmentHeader::needed_bytes(&bytes)?;
     if needed as u64 > room {
         return Err(short());
     }
-    bytes.resize(needed, 0);
-    store.read(id, at, &mut bytes)?;
+    if needed != bytes.len() {
+        bytes.resize(needed, 0);
+        store.read(id, at, &mut bytes)?;
+    }
     let header = SegmentHeader::decode(&bytes)?;
     if header.segment_bytes() > room { Err(short()) } else { Ok(header) }
 }

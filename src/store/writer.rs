@@ -306,6 +306,18 @@ impl Writer {
         self.seal_with_states(point, &[])
     }
 
+    /// As [`Writer::seal`], for several points at once. Killed in between, some may be visible: each of them is whole.
+    ///
+    /// # Errors
+    /// As [`Writer::seal`].
+    pub fn seal_all(&self, points: &[PointRecord]) -> Result<()> {
+        self.drain()?;
+        let data = lock(&self.shared.data).take();
+        data.map(|open| self.shared.seal_package(open)).transpose()?;
+        points.iter().try_for_each(|point| self.append_record(point))?;
+        self.finish()
+    }
+
     fn append_record(&self, point: &PointRecord) -> Result<()> {
         let record = point.encode();
         let chunk = (self.chunk_id(&record), record.len() as u32);
@@ -408,9 +420,11 @@ impl Shared {
             return Ok(());
         }
         let known: HashSet<(u32, u32)> = self.index.damaged()?.into_iter().collect();
+        // A package that this process has put aside or removed is nothing that a backup could take for present.
+        let listed: HashSet<u32> = self.index.packages()?.into_iter().map(|info| info.number).collect();
         let mut batch = IndexBatch::default();
         for place in self.repository.damaged() {
-            if !known.contains(&place) {
+            if !known.contains(&place) && listed.contains(&place.0) {
                 self.index.add_damaged(&mut batch, place)?;
             }
         }

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::catalog::tree::ReadNodes;
 use crate::store::{Chunk, Location, Repository};
-use repo_format::{ChunkId, PointRecord};
+use repo_format::{ChunkId, PointId, PointRecord};
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::Path;
@@ -63,6 +63,9 @@ pub trait Backing: ReadNodes {
     /// When that cannot be read.
     fn refresh(&self) -> Result<()>;
 
+    /// These points are not shown any more, and need not be kept for it.
+    fn release(&self, _points: &[PointId]) {}
+
     /// The directory it is in, if it is in one.
     fn directory(&self) -> Option<&Path> {
         None
@@ -100,6 +103,10 @@ impl Backing for Repository {
 
     fn refresh(&self) -> Result<()> {
         Self::refresh(self)
+    }
+
+    fn release(&self, points: &[PointId]) {
+        Self::release(self, points);
     }
 
     fn directory(&self) -> Option<&Path> {

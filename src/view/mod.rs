@@ -13,6 +13,7 @@
 //! | [`computed`] | directories found by time, and the history of paths |
 //! | [`only`] | a part of the layout as the root |
 //! | [`status`] | `.relict/` |
+//! | [`uses`] | how long what was forgotten stays |
 //! | [`dir`], [`ranked`] | look-up and listing |
 //! | [`read`] | content, holes, xattrs, links |
 //! | [`damage`] | what could not be read, said once |
@@ -31,6 +32,7 @@ mod only;
 mod ranked;
 mod read;
 mod status;
+mod uses;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +55,7 @@ use read::Reading;
 use repo_format::{ChunkId, FileKind, Key, Time};
 use status::Status;
 use std::sync::{Arc, PoisonError, RwLock};
+use uses::{KEEP_FORGOTTEN, Uses};
 
 /// Directories whose parent is remembered, for `..`.
 const REMEMBERED_PARENTS: usize = 64 * 1024;
@@ -85,6 +88,7 @@ pub struct View {
     damage: DamageLog,
     computed: Computed,
     status: Status,
+    uses: Uses,
     /// What the mount's root is: the layout's, or a part of it.
     root: Ino,
 }
@@ -107,6 +111,8 @@ impl View {
     ) -> Result<Self> {
         let points = backing.points()?;
         let (layout, _) = Layout::default().update(&points, Time::default()).unwrap_or_default();
+        let uses = Uses::new(KEEP_FORGOTTEN);
+        uses.follow(&points);
         Ok(Self {
             backing,
             layout: RwLock::new(Arc::new(layout)),
@@ -116,6 +122,7 @@ impl View {
             damage: DamageLog::new(report),
             computed: Computed::default(),
             status: Status::default(),
+            uses,
             root: Ino::ROOT,
         })
     }
@@ -127,7 +134,9 @@ impl View {
     pub fn refresh(&self, now: Time) -> Result<Vec<ChangedDir>> {
         let points = self.backing.refresh().and_then(|()| self.backing.points());
         self.status.followed(now, points.as_ref().err());
-        let Some((next, mut changed)) = self.layout().update(&points?, now) else { return Ok(Vec::new()) };
+        let points = points?;
+        self.backing.release(&self.uses.follow(&points));
+        let Some((next, mut changed)) = self.layout().update(&points, now) else { return Ok(Vec::new()) };
         changed.iter_mut().for_each(|dir| dir.ino = self.shown(dir.ino));
         *self.layout.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(changed)
@@ -246,6 +255,9 @@ impl View {
     fn place(&self, ino: Ino) -> Result<Place> {
         let layout = self.layout.read().unwrap_or_else(PoisonError::into_inner);
         let slot = self.slot(&layout, ino.slot())?;
+        if !self.uses.touch(&slot.point.id) {
+            return Err(errno(libc::ESTALE));
+        }
         Ok(Place { root: slot.point.root, ino })
     }
 

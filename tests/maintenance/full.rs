@@ -69,7 +69,7 @@ impl Small {
     }
 }
 
-fn room_is_made_again(kind: &str) {
+fn room_is_made_again(kind: &str, rule: &str) {
     let small = Small::new(kind);
     let mut random = Random::from_env();
     let source = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn room_is_made_again(kind: &str) {
     assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
     small.fill();
     assert_eq!(small.free(), 0);
-    small.done("relict-maint", &["forget", "--yes", "--keep-last", "1"]);
+    small.done("relict-maint", &["forget", "--yes", rule, "1"]);
     small.done("relict-maint", &["prune", "--yes", "--discard-unfinished"]);
     assert!(small.free() > 30 << 20, "{kind}: {} bytes free", small.free());
     small.done("relict-maint", &["check", "--read-data"]);
@@ -97,10 +97,15 @@ fn room_is_made_again(kind: &str) {
 
 #[test]
 fn a_full_ext4_is_pruned() {
-    room_is_made_again("ext4");
+    room_is_made_again("ext4", "--keep-last");
+}
+
+#[test]
+fn a_full_ext4_is_thinned_and_pruned() {
+    room_is_made_again("ext4", "--keep-versions");
 }
 
 #[test]
 fn a_full_tmpfs_is_pruned() {
-    room_is_made_again("tmpfs");
+    room_is_made_again("tmpfs", "--keep-last");
 }

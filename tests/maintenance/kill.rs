@@ -84,3 +84,37 @@ fn compact_is_killed_at_every_step() {
     println!("{died} kills");
     assert!(died >= 4, "{died} steps only");
 }
+
+/// Three points of 600 files, all contents different, and nothing forgotten.
+fn with_versions() -> Rig {
+    let rig = Rig::new();
+    let mut random = Random::from_env();
+    for _ in 0..3 {
+        (0..600).for_each(|n| fs::write(rig.source().join(format!("f{n}")), random.bytes(3000)).unwrap());
+        rig.backup();
+    }
+    rig
+}
+
+const THIN: [&str; 4] = ["forget", "--yes", "--keep-versions", "1"];
+
+#[test]
+fn thinning_is_killed_at_every_step() {
+    let rig = with_versions();
+    let oldest = listed(&rig)[0].clone();
+    let died = killed_everywhere(&rig, &THIN, 0);
+    println!("{died} kills");
+    assert!(died >= 3, "{died} steps only");
+    assert_eq!(fs::read_dir(rig.restore(&oldest, "old")).unwrap().count(), 0, "the oldest point is thinned in the end");
+}
+
+#[test]
+fn a_prune_of_thinned_points_is_killed_at_every_step() {
+    let rig = with_versions();
+    rig.maint(&THIN);
+    let before = stored(&rig);
+    let died = killed_everywhere(&rig, &["prune", "--yes"], 0);
+    println!("{died} kills");
+    assert!(died >= 3, "{died} steps only");
+    assert!(stored(&rig) + (1 << 20) < before, "two thirds of 4 MB went");
+}

@@ -11,6 +11,8 @@ mod walker;
 mod full;
 mod kill;
 mod model;
+mod terminal;
+mod thin;
 
 use rig::{Random, Rig};
 use serde_json::Value;

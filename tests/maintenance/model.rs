@@ -19,6 +19,8 @@ enum Op {
     /// Indices are into what there is.
     Forget(prop::sample::Index),
     KeepLast(u8),
+    /// Of every file, the last few contents.
+    KeepVersions(u8),
     Undelete(prop::sample::Index),
     Protect(prop::sample::Index),
     Unprotect(prop::sample::Index),
@@ -35,7 +37,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => prop::collection::vec((0..6_u8, prop::option::of(0..5_u8)), 0..5).prop_map(Op::Backup),
         2 => index().prop_map(Op::Forget),
         1 => (1..3_u8).prop_map(Op::KeepLast),
-        1 => index().prop_map(Op::Undelete),
+        2 => (1..3_u8).prop_map(Op::KeepVersions),
+        2 => index().prop_map(Op::Undelete),
         1 => index().prop_map(Op::Protect),
         1 => index().prop_map(Op::Unprotect),
         3 => Just(Op::Prune),
@@ -67,6 +70,10 @@ struct Point {
     files: Files,
     hidden: bool,
     protected: bool,
+    /// What it was before it was thinned, as long as that can be brought back.
+    whole: Option<Files>,
+    /// A prune beside a mount kept what it was, or did not: the mount pins points when it notices them.
+    unsure: bool,
 }
 
 struct Machine {
@@ -123,10 +130,16 @@ impl Machine {
                     point.hidden = !point.protected;
                 }
             }
+            Op::KeepVersions(most) => {
+                self.rig.maint(&["forget", "--yes", "--keep-versions", &most.to_string()]);
+                self.thin(usize::from(*most));
+            }
             Op::Undelete(index) => {
-                let Some(id) = self.pick(*index, |p| p.hidden) else { return };
+                let Some(id) = self.pick(*index, |p| (p.hidden || p.whole.is_some()) && !p.unsure) else { return };
                 self.rig.maint(&["undelete", &id]);
-                self.points.get_mut(&id).unwrap().hidden = false;
+                let point = self.points.get_mut(&id).unwrap();
+                point.hidden = false;
+                point.files = point.whole.take().unwrap_or_else(|| point.files.clone());
             }
             Op::Protect(index) | Op::Unprotect(index) => {
                 let Some(id) = self.pick(*index, |p| !p.hidden) else { return };
@@ -138,6 +151,10 @@ impl Machine {
                 self.rig.maint(&["prune", "--yes"]);
                 let pinned = self.pinned.clone();
                 self.points.retain(|id, point| !point.hidden || pinned.contains(id));
+                for (_, point) in self.points.iter_mut().filter(|(id, _)| !pinned.contains(*id)) {
+                    point.unsure |= self.mounted && point.whole.is_some();
+                    point.whole = None;
+                }
             }
             Op::Compact => _ = self.rig.maint(&["compact", "--yes", "--min-live", "0.9"]),
             // A mount keeps the index it has; it would not see what comes after.
@@ -166,8 +183,34 @@ impl Machine {
         let visible = listed(&self.rig);
         let new: Vec<String> = visible.into_iter().filter(|id| !self.points.contains_key(id)).collect();
         assert_eq!(new.len(), 1, "one backup of {}, one point", source.display());
-        self.points.insert(new[0].clone(), Point { files: self.files.clone(), hidden: false, protected: false });
+        let point = Point { files: self.files.clone(), hidden: false, protected: false, whole: None, unsure: false };
+        self.points.insert(new[0].clone(), point);
         self.order.push(new[0].clone());
+    }
+
+    /// The rule, file by file over full listings.
+    fn thin(&mut self, most: usize) {
+        let visible = self.ids(|p| !p.hidden);
+        let names: BTreeSet<String> = visible.iter().flat_map(|id| self.points[id].files.keys().cloned()).collect();
+        for name in names {
+            let mut contents: Vec<u8> = Vec::new();
+            for content in visible.iter().rev().filter_map(|id| self.points[id].files.get(&name)) {
+                if !contents.contains(content) {
+                    contents.push(*content);
+                }
+            }
+            for id in &visible {
+                let point = self.points.get_mut(id).unwrap();
+                let old = point
+                    .files
+                    .get(&name)
+                    .is_some_and(|content| !contents[..most.min(contents.len())].contains(content));
+                if old && !point.protected {
+                    point.whole.get_or_insert_with(|| point.files.clone());
+                    point.files.remove(&name);
+                }
+            }
+        }
     }
 
     fn toggle_mount(&mut self) {

@@ -168,6 +168,20 @@ fn calls_give_the_same_errors_to_everyone() {
 }
 
 #[test]
+fn fio_verifies_what_it_wrote() {
+    let rig = Rig::new();
+    let fio = "fio --name=v --filename=file --size=32M --bs=4k --ioengine=psync --verify=crc32c --verify_fatal=1";
+    shell(&rig.source(), &format!("{fio} --rw=write --do_verify=0"));
+    rig.backup();
+    rig.mount();
+    let read = format!("{fio} --readonly --rw=randread --randrepeat=0");
+    shell(&rig.mounted("latest"), &read);
+    // That it can fail.
+    shell(&rig.source(), &format!("printf x | dd of=file bs=1 seek=5000000 conv=notrunc status=none; ! {read}"));
+    rig.umount();
+}
+
+#[test]
 fn every_way_to_read_gives_the_file_at_every_point() {
     let rig = Rig::new();
     let mut random = Random::from_env();

@@ -1,4 +1,4 @@
-//! Many readers, a cache that holds almost nothing, a backup beside them: no wrong byte, no hang. And what the mount's
+//! Many readers, a cache that holds almost nothing, backup, forget and prune beside them: no wrong byte, no hang. And what the mount's
 //! process holds in memory does not grow with what was visited.
 //!
 //! `RELICT_STRESS` sets the seconds (default 30), `RELICT_ENTRIES` (default 50000) and `RELICT_READ_GIB` (default 1) the
@@ -40,7 +40,7 @@ fn read_once(random: &mut Random, top: &Path, files: &[(String, Vec<u8>)]) -> u6
 }
 
 #[test]
-fn readers_beside_a_backup_never_see_a_wrong_byte() {
+fn readers_beside_backup_and_prune_never_see_a_wrong_byte() {
     let rig = Rig::new();
     let mut random = Random::from_env();
     let mut files = Vec::new();
@@ -53,6 +53,8 @@ fn readers_beside_a_backup_never_see_a_wrong_byte() {
     rig.relict(&["--quiet", "mount", "--cache-size", "8M", text(&rig.path("mnt"))]);
     let point = fs::read_link(rig.path("mnt/latest")).unwrap();
     let top = rig.mounted(text(&point));
+    let listed: serde_json::Value = serde_json::from_str(rig.relict(&["snapshots", "--json"]).trim()).unwrap();
+    let id = listed["id"].as_str().unwrap().to_owned();
     let (stop, read, reads) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let seeds: Vec<u64> = (0..READERS).map(|_| random.next()).collect();
     let seconds = Duration::from_secs(setting("RELICT_STRESS", 30));
@@ -70,10 +72,13 @@ fn readers_beside_a_backup_never_see_a_wrong_byte() {
         }
         let mut backups = 0;
         while begun.elapsed() < seconds {
-            let name = rig.source().join(format!("new{backups}"));
+            let name = rig.source().join("new");
             fs::write(name, random.bytes(2_000_000)).unwrap();
             rig.backup();
             backups += 1;
+            // All but the point that is read and the newest go, and so does what only they had.
+            rig.maint(&["--quiet", "forget", "--yes", "--keep-last", "1", "--keep-id", &id]);
+            rig.maint(&["--quiet", "prune", "--yes"]);
             std::thread::sleep(Duration::from_millis(300));
         }
         stop.store(true, Ordering::Relaxed);
@@ -81,6 +86,13 @@ fn readers_beside_a_backup_never_see_a_wrong_byte() {
     });
     println!("{} reads, {} MB, {backups} backups", reads.into_inner(), read.into_inner() / 1_000_000);
     assert!(backups > 0);
+    assert_eq!(rig.relict(&["snapshots", "--json"]).lines().count(), 2);
+    let content: usize = files.iter().map(|(_, content)| content.len()).sum();
+    // The mount lets go of what was forgotten, as nobody read it, when it looks again, which is every two seconds.
+    std::thread::sleep(Duration::from_secs(4));
+    rig.maint(&["--quiet", "prune", "--yes"]);
+    let kilobytes: usize = shell(&rig.path("repo"), "du -sk . | cut -f1").trim().parse().unwrap();
+    assert!(kilobytes << 10 < content + 10_000_000, "{kilobytes} kB after {backups} backups: prune gave nothing back");
     rig.umount();
 }
 

@@ -11,8 +11,11 @@
  *   FAULTS_STICKY  set: and so do all steps after it that write, create or sync
  *   FAULTS_LOG     file that gets every step that was done, with its data: see log_step
  *   FAULTS_COUNT   file that gets a line a step: number, kind, path
+ *   FAULTS_HOLD    number of the step before which the process waits
+ *   FAULTS_READ    number of the read of a package before which it waits
+ *   FAULTS_HELD    file that it makes then; it goes on when somebody has removed it
  *
- * Reading is never disturbed. Memory maps are not seen: the programs under test do not write through any.
+ * Reading is not disturbed otherwise. Memory maps are not seen: the programs under test do not write through any.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,7 +38,7 @@ static const char *const names[] = {"", "create", "write", "sync", "truncate", "
 
 static char root[PATH_MAX];
 static size_t root_len;
-static long step, kill_at, fail_at;
+static long step, kill_at, fail_at, hold_at, hold_read, reads;
 static int fail_with, torn, sticky, log_fd = -1, count_fd = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -59,6 +62,8 @@ __attribute__((constructor)) static void begin(void) {
   kill_at = number("FAULTS_KILL");
   fail_at = number("FAULTS_FAIL");
   fail_with = (int)number("FAULTS_ERRNO");
+  hold_at = number("FAULTS_HOLD");
+  hold_read = number("FAULTS_READ");
   torn = getenv("FAULTS_TORN") != NULL;
   sticky = getenv("FAULTS_STICKY") != NULL;
   log_fd = output("FAULTS_LOG");
@@ -126,6 +131,15 @@ static void log_step(enum kind kind, const char *path, const char *other, uint64
   if (kind == WRITE) put(log_fd, data, len);
 }
 
+/* Waits until somebody removes the file. */
+static void hold(void) {
+  const char *path = getenv("FAULTS_HELD");
+  int fd = path ? (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+  if (fd < 0) _exit(98);
+  syscall(SYS_close, fd);
+  while (syscall(SYS_faccessat, AT_FDCWD, path, F_OK) == 0) usleep(1000);
+}
+
 /* Counts a step. 1: it is to fail, errno says how. 2: only a part of it is to be done. The lock is held afterwards. */
 static int enter(enum kind kind, const char *path) {
   pthread_mutex_lock(&lock);
@@ -135,6 +149,7 @@ static int enter(enum kind kind, const char *path) {
     int n = snprintf(line, sizeof line, "%ld %s %s\n", step, names[kind], path + root_len);
     put(count_fd, line, (size_t)n);
   }
+  if (hold_at && step == hold_at) hold();
   if (kill_at && step == kill_at) {
     if (torn && kind == WRITE) return 2;
     syscall(SYS_kill, (int)syscall(SYS_getpid), SIGKILL);
@@ -215,6 +230,16 @@ ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t at) {
   return write_parts(fd, path, &one, 1, at);
 }
 ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at) { return pwrite64(fd, bytes, len, at); }
+
+ssize_t pread64(int fd, void *bytes, size_t len, off64_t at) {
+  char path[PATH_MAX];
+  if (hold_read && path_of(fd, path)) {
+    size_t n = strlen(path);
+    if (n > 4 && strcmp(path + n - 4, ".pkg") == 0 && __atomic_add_fetch(&reads, 1, __ATOMIC_SEQ_CST) == hold_read) hold();
+  }
+  return syscall(SYS_pread64, fd, bytes, len, at);
+}
+ssize_t pread(int fd, void *bytes, size_t len, off_t at) { return pread64(fd, bytes, len, at); }
 
 static int sync_file(int fd, long call) {
   char path[PATH_MAX];

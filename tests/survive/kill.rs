@@ -1,66 +1,151 @@
-//! The process is killed before every step it takes, and in the middle of every write.
+//! The process is killed before every step it takes, in the middle of every write, and at random times; a mount reads
+//! beside some of them.
 
+use crate::beside::while_read;
+use crate::operations::{OPERATIONS, Operation};
 use crate::rig::Random;
-use crate::scene::{OPERATIONS, Operation, Run, Scene};
+use crate::run::{Run, Say, Verdict};
+use crate::scene::{PASSWORD, Scene, ids, words};
 use crate::table;
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-/// Kills of one operation in `make test`.
-const SOME: usize = 12;
+/// Kills of one operation in `make test`: at steps, at random times, and with a mount reading beside.
+const SOME: [usize; 3] = [9, 3, 2];
+/// Scenes of an operation in `make survive`, and of each the kills at random times.
+const ROUNDS: usize = 4;
+const TIMES: usize = 40;
+
+#[derive(Debug, Clone, Copy)]
+enum When {
+    Before(usize),
+    /// In the middle of the write.
+    Within(usize),
+    /// After so many thousandths of the time that it takes.
+    After(u64),
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Kill {
-    step: usize,
-    torn: bool,
+    when: When,
+    /// A mount reads beside.
+    read: bool,
+}
+
+fn kill(run: &Run<'_>, when: When, whole: Duration) -> bool {
+    match when {
+        When::Before(step) => run.disturbed(&[("FAULTS_KILL", &step.to_string())]).status.success(),
+        When::Within(step) => {
+            run.disturbed(&[("FAULTS_KILL", &step.to_string()), ("FAULTS_TORN", "1")]).status.success()
+        }
+        When::After(thousandths) => {
+            let mut child = run.operation().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(whole.mul_f64(thousandths as f64 / 1000.0));
+            let _ = child.kill();
+            child.wait().unwrap().success()
+        }
+    }
 }
 
 fn kills(operation: Operation) {
     let mut random = Random::from_env();
-    let rounds = if table::all() { 8 } else { 1 };
-    for round in 0..rounds {
+    for round in 0..if table::all() { table::setting("RELICT_SURVIVE_ROUNDS", ROUNDS) } else { 1 } {
         let scene = Scene::new(operation, &mut random);
-        let steps = Run::new(&scene).count();
-        let whole = (1..=steps.len()).map(|step| Kill { step, torn: false });
-        let torn = steps.iter().enumerate().filter(|(_, (kind, _))| kind == "write");
-        let mut jobs: Vec<Kill> = whole.chain(torn.map(|(at, _)| Kill { step: at + 1, torn: true })).collect();
-        if !table::all() {
-            while jobs.len() > SOME {
-                jobs.swap_remove(random.below(jobs.len() as u64) as usize);
-            }
-        }
-        table::row(&format!("killed: {}, {round}", operation.name), &jobs, |kill, say| {
-            let run = Run::new(&scene);
-            let at = kill.step.to_string();
-            let mut environment = vec![("FAULTS_KILL", at.as_str())];
-            if kill.torn {
-                environment.push(("FAULTS_TORN", "1"));
-            }
-            let done = run.disturbed(&environment).status.success();
-            run.judge(done, say)
-        });
+        let run = Run::new(&scene);
+        let steps = run.count();
+        let begun = Instant::now();
+        let _ = Run::new(&scene).operation().stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let whole = begun.elapsed();
+        let jobs = jobs(&steps, may_be_read(&scene), &mut random);
+        table::row(&format!("killed: {}, {round}", operation.name), &jobs, |job, say| one(&scene, *job, whole, say));
     }
 }
 
-#[test]
-fn killed_in_the_first_backup() {
-    kills(OPERATIONS[0]);
+/// Whether there is something to read beside, and nothing that cannot be read.
+fn may_be_read(scene: &Scene) -> bool {
+    !scene.operation.broken && scene.known.values().any(|known| !known.hidden && !known.goes)
 }
 
-#[test]
-fn killed_in_a_backup() {
-    kills(OPERATIONS[1]);
+fn jobs(steps: &[(String, String)], may_be_read: bool, random: &mut Random) -> Vec<Kill> {
+    let torn = steps.iter().enumerate().filter(|(_, (kind, _))| kind == "write");
+    let whole = (1..=steps.len()).map(When::Before);
+    let at_steps: Vec<When> = whole.chain(torn.map(|(at, _)| When::Within(at + 1))).collect();
+    let times: Vec<When> = (0..TIMES).map(|_| When::After(random.below(1100))).collect();
+    let mut beside: Vec<When> = Vec::new();
+    if may_be_read {
+        beside.extend(at_steps.iter().filter(|_| random.below(8) == 0));
+        beside.extend((0..TIMES / 4).map(|_| When::After(random.below(1100))));
+    }
+    let lists = [(at_steps, false), (times, false), (beside, true)];
+    let mut all = Vec::new();
+    for ((list, read), some) in lists.into_iter().zip(SOME) {
+        all.extend(table::sample(list, some, random).into_iter().map(|when| Kill { when, read }));
+    }
+    table::sample(all, usize::MAX, random)
 }
 
-#[test]
-fn killed_in_an_unchanged_backup() {
-    kills(OPERATIONS[2]);
+fn one(scene: &Scene, job: Kill, whole: Duration, say: Say<'_>) -> Verdict {
+    let run = Run::new(scene);
+    let (done, wrong) = if job.read {
+        while_read(&run, || kill(&run, job.when, whole))
+    } else {
+        (kill(&run, job.when, whole), Vec::new())
+    };
+    let mut verdict = Verdict { wrong: wrong.len() as u64, ..Verdict::default() };
+    wrong.into_iter().for_each(&mut *say);
+    verdict += run.judge(done, say);
+    verdict
 }
 
-#[test]
-fn killed_in_a_backup_after_a_kill() {
-    kills(OPERATIONS[3]);
+mod at {
+    use crate::operations::{operations, tests};
+    operations!(tests crate::kill::kills);
 }
 
+/// What a file of the repository is there for; numbers and ids left out.
+fn kind_of(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap();
+    let plain: String = name.chars().filter(|c| !c.is_ascii_digit()).collect();
+    let kind = match name.rsplit_once('.').map_or("", |(_, end)| end) {
+        "pkg" => "package".to_owned(),
+        "key" | "new" if path.starts_with("/keys") => format!("key slot .{}", name.rsplit('.').next().unwrap()),
+        "pin" => "pin".to_owned(),
+        _ if path.starts_with("/packages/") && name.len() == 2 => "packages/*".to_owned(),
+        _ => plain,
+    };
+    let top = path.trim_start_matches('/').split('/').next().unwrap();
+    if path.matches('/').count() > 1 && top != "packages" && top != "keys" { format!("{top}/{kind}") } else { kind }
+}
+
+/// The points at which a kill is different from others: an operation, a kind of call, a kind of file.
 #[test]
-fn killed_in_a_rebuild() {
-    kills(OPERATIONS[4]);
+fn there_are_at_least_forty_points_to_be_killed_at() {
+    let mut random = Random::from_env();
+    let mut points = BTreeSet::new();
+    for operation in OPERATIONS {
+        let scene = Scene::new(*operation, &mut random);
+        let steps = Run::new(&scene).count();
+        assert!(steps.len() >= 5, "{} takes {} steps", operation.name, steps.len());
+        points.extend(steps.iter().map(|(call, path)| format!("{}: {call} {}", operation.name, kind_of(path))));
+    }
+    println!("{} points:\n{}", points.len(), points.iter().cloned().collect::<Vec<_>>().join("\n"));
+    let calls: BTreeSet<&str> = points.iter().map(|point| point.split(": ").nth(1).unwrap()).collect();
+    println!("{} of them whatever the operation", calls.len());
+    assert!(calls.len() >= 40, "{} only", calls.len());
+}
+
+/// A canary: a repository that lost its packages is not taken for whole, by the judge or by who lists its points.
+#[test]
+fn lost_packages_are_noticed() {
+    let mut random = Random::from_env();
+    let scene = Scene::new(crate::operations::named("backup"), &mut random);
+    let run = Run::new(&scene);
+    std::fs::remove_dir_all(run.repo().join("packages")).unwrap();
+    let listing = ids(&run.repo(), PASSWORD).unwrap_err();
+    let told = words(&listing);
+    assert!(listing.status.code() == Some(3) && scene.known.keys().all(|id| told.contains(id)), "{told}");
+    let mut said = Vec::new();
+    let verdict = run.judge(false, &mut |words| said.push(words));
+    assert!(verdict.lost >= 2 && verdict.manual >= 3, "{verdict:?} {said:?}");
 }

@@ -4,13 +4,15 @@
 //! reports whatever happened to packages and key slots.
 
 use crate::rig::Random;
-use crate::scene::{OPERATIONS, Run, Scene, Verdict};
+use crate::operations::ROTTEN;
+use crate::run::{Run, Verdict};
+use crate::scene::Scene;
 use crate::table;
 use std::path::{Path, PathBuf};
 
-/// Damages in `make test`, and in all.
-const SOME: u64 = 60;
-const MANY: u64 = 5000;
+/// Damages in `make test`; flips at random in all.
+const SOME: usize = 60;
+const MANY: usize = 5000;
 
 #[derive(Debug, Clone)]
 enum Damage {
@@ -20,6 +22,10 @@ enum Damage {
     Cut { at: u64 },
     Zeroed { at: u64, len: u64 },
     Swapped { with: PathBuf },
+    /// The file as it was before the last backup; of a file that was not there then, nothing.
+    Older,
+    /// All files of `db/` as they were then: an index that is older than the packages.
+    OlderIndex,
 }
 
 #[derive(Debug, Clone)]
@@ -43,34 +49,45 @@ fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
     all
 }
 
+/// Each file lost, emptied, cut at each 4 KiB, zeroed (each 4 KiB of it, and all), in another's place, and older; and
+/// flips at random.
 fn jobs(repo: &Path, random: &mut Random) -> Vec<Job> {
     let files: Vec<_> = files(repo).into_iter().filter(|(_, len)| *len > 0).collect();
     let relative = |path: &Path| path.strip_prefix(repo).unwrap().to_owned();
+    let mut all = vec![Job { file: "db".into(), damage: Damage::OlderIndex }];
+    for (path, len) in &files {
+        let mut add = |damage| all.push(Job { file: relative(path), damage });
+        [Damage::Lost, Damage::Emptied, Damage::Zeroed { at: 0, len: *len }, Damage::Older].into_iter().for_each(&mut add);
+        let reserve = path.ends_with("reserve");
+        for at in (0..*len).step_by(4096).filter(|_| !reserve) {
+            add(Damage::Cut { at: at.max(1) });
+            add(Damage::Zeroed { at, len: (len - at).min(4096) });
+        }
+        files.iter().filter(|(other, _)| other > path).for_each(|(other, _)| {
+            add(Damage::Swapped { with: relative(other) });
+        });
+    }
     let packages: Vec<_> = files.iter().filter(|(path, _)| path.starts_with(repo.join("packages"))).collect();
-    let job = |number: u64, random: &mut Random| {
-        // Half of all damage meets packages, where the data is.
-        let (path, len) = if number.is_multiple_of(2) {
-            packages[random.below(packages.len() as u64) as usize]
-        } else {
-            &files[random.below(files.len() as u64) as usize]
-        };
-        let at = random.below(*len);
-        let damage = match number % 16 {
-            0 | 1 => Damage::Zeroed { at: at / 4096 * 4096, len: (len - at / 4096 * 4096).min(4096) },
-            2 | 3 => Damage::Cut { at },
-            4 => Damage::Swapped { with: relative(&packages[random.below(packages.len() as u64) as usize].0) },
-            5 | 6 => Damage::Lost,
-            7 => Damage::Emptied,
-            _ => Damage::Flip { at, bit: random.below(8) as u8 },
-        };
-        Job { file: relative(path), damage }
-    };
-    (0..if table::all() { MANY } else { SOME }).map(|number| job(number, random)).collect()
+    let others: Vec<_> = files.iter().filter(|(path, _)| !path.ends_with("reserve")).collect();
+    for number in 0..table::setting("RELICT_SURVIVE_FLIPS", MANY) {
+        // Half of all flips meet packages, where the data is.
+        let list = if number % 2 == 0 { &packages } else { &others };
+        let (path, len) = list[random.below(list.len() as u64) as usize];
+        let damage = Damage::Flip { at: random.below(*len), bit: random.below(8) as u8 };
+        all.push(Job { file: relative(path), damage });
+    }
+    table::sample(all, SOME, random)
 }
 
-/// Does the damage. False if the file is the same as before, such as zeros that were zeroed.
-fn damage(repo: &Path, job: &Job) -> bool {
+/// Does the damage; `older` is the repository before the last backup. False if the file is the same as before, such as
+/// zeros that were zeroed.
+fn damage(repo: &Path, older: &Path, job: &Job) -> bool {
     let path = repo.join(&job.file);
+    if let Damage::OlderIndex = job.damage {
+        std::fs::remove_dir_all(&path).unwrap();
+        crate::scene::copy(&older.join("db"), &path);
+        return true;
+    }
     let before = std::fs::read(&path).unwrap();
     let mut bytes = before.clone();
     match &job.damage {
@@ -82,6 +99,14 @@ fn damage(repo: &Path, job: &Job) -> bool {
         Damage::Emptied => bytes.clear(),
         Damage::Cut { at } => bytes.truncate(*at as usize),
         Damage::Zeroed { at, len } => bytes[*at as usize..(at + len) as usize].fill(0),
+        Damage::OlderIndex => unreachable!("done above"),
+        Damage::Older => match std::fs::read(older.join(&job.file)) {
+            Ok(older) => bytes = older,
+            Err(_) => {
+                std::fs::remove_file(&path).unwrap();
+                return true;
+            }
+        },
         Damage::Swapped { with } => {
             let other = repo.join(with);
             bytes = std::fs::read(&other).unwrap();
@@ -100,15 +125,16 @@ fn replace(path: &Path, bytes: &[u8]) {
 #[test]
 fn rot_is_never_served_and_always_found() {
     let mut random = Random::from_env();
-    let scene = Scene::new(OPERATIONS[1], &mut random);
+    let scene = Scene::new(ROTTEN, &mut random);
+    let older = scene.dir.path().join("copy");
     let jobs = jobs(&scene.repo(), &mut random);
     table::row("rot: one file", &jobs, |job, say| {
         let run = Run::new(&scene);
-        if !damage(&run.repo(), job) {
+        if !damage(&run.repo(), &older, job) {
             return Verdict::default();
         }
         let mut verdict = Verdict { wrong: run.wrong_bytes(say), ..Verdict::default() };
-        let matters = job.file.starts_with("packages") || job.file.starts_with("keys");
+        let matters = ["packages", "keys", "relict.toml"].iter().any(|name| job.file.starts_with(name));
         if matters && run.check_is_content() {
             say("check --read-data reported nothing".to_owned());
             verdict.undetected += 1;

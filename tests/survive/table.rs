@@ -1,27 +1,64 @@
 //! Faults in parallel, and the table that comes of it.
 
-use crate::scene::Verdict;
+use crate::rig::Random;
+use crate::run::Verdict;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Whether every fault is to be caused, or a sample of them.
 pub fn all() -> bool {
     std::env::var_os("RELICT_SURVIVE").is_some()
 }
 
+/// A number that the environment may set for a run of all faults.
+pub fn setting(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// The jobs in any order; in `make test` only `some` of them. So whatever ends early has seen a fair sample.
+pub fn sample<J>(mut jobs: Vec<J>, some: usize, random: &mut Random) -> Vec<J> {
+    for at in (1..jobs.len()).rev() {
+        jobs.swap(at, random.below(at as u64 + 1) as usize);
+    }
+    if !all() {
+        jobs.truncate(some);
+    }
+    jobs
+}
+
 /// Runs `fault` for every job, on all processors, and prints one row; fails unless all that must be zero is.
-/// `fault` gets the job and where to say what went wrong.
+/// `fault` gets the job and where to say what went wrong. With `RELICT_SURVIVE_BUDGET`, stops after so many seconds: the
+/// row has the number of those that were run.
 pub fn row<J: Sync + std::fmt::Debug>(
     name: &str,
     jobs: &[J],
     fault: impl Fn(&J, &mut dyn FnMut(String)) -> Verdict + Sync,
 ) {
-    let (next, total, complaints) = (AtomicUsize::new(0), Mutex::new(Verdict::default()), Mutex::new(Vec::new()));
+    row_of(name, jobs, |_| 1, fault);
+}
+
+/// As [`row`], where a job is several faults: `faults` says how many.
+pub fn row_of<J: Sync + std::fmt::Debug>(
+    name: &str,
+    jobs: &[J],
+    faults: impl Fn(&J) -> usize + Sync,
+    fault: impl Fn(&J, &mut dyn FnMut(String)) -> Verdict + Sync,
+) {
+    assert!(!jobs.is_empty(), "{name}: there is nothing to do");
+    let budget = all().then(|| setting("RELICT_SURVIVE_BUDGET", usize::MAX)).unwrap_or(usize::MAX) as u64;
+    let begun = Instant::now();
+    let (next, ran) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (total, complaints) = (Mutex::new(Verdict::default()), Mutex::new(Vec::new()));
     let worker = || {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if begun.elapsed() > Duration::from_secs(budget) {
+                break;
+            }
             let mut say = |words: String| complaints.lock().unwrap().push(format!("{name}, {job:?}: {words}"));
             let verdict = fault(job, &mut say);
             *total.lock().unwrap() += verdict;
+            ran.fetch_add(faults(job), Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -29,7 +66,7 @@ pub fn row<J: Sync + std::fmt::Debug>(
         (0..threads).for_each(|_| drop(scope.spawn(worker)));
     });
     let Verdict { lost, wrong, undetected, manual } = total.into_inner().unwrap();
-    let line = format!("| {name} | {} | {lost} | {wrong} | {undetected} | {manual} |", jobs.len());
+    let line = format!("| {name} | {} | {lost} | {wrong} | {undetected} | {manual} |", ran.into_inner());
     println!("{line}");
     if let Some(path) = std::env::var_os("RELICT_SURVIVE_TABLE") {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();

@@ -5,6 +5,7 @@ use clap::Args;
 use relict::catalog::points::{printable, time_name};
 use relict::catalog::protection::{Clock, Wish, next_state};
 use relict::catalog::retention::{Age, Decision, Period, Policy, groups};
+use relict::catalog::thin::VersionRule;
 use relict::cli::context::Context;
 use relict::cli::exit::Outcome;
 use relict::cli::text::counted;
@@ -57,6 +58,13 @@ pub struct Options {
     /// Keep the newest of each year within this time before the newest
     #[arg(long, value_name = "AGE")]
     keep_within_yearly: Option<String>,
+    /// Keep, of every file, the last N different contents ('all' for N keeps all): a restore point that no other rule keeps
+    /// stays and no longer shows older contents. It is thinned, and 'snapshots' says so
+    #[arg(long, value_name = "N")]
+    keep_versions: Option<String>,
+    /// Keep a file that is gone from the newest restore point for this time after the first one without it (90d, 1y)
+    #[arg(long, value_name = "AGE")]
+    keep_deleted_for: Option<String>,
     /// Keep all with this tag
     #[arg(long, value_name = "TAG")]
     keep_tag: Vec<String>,
@@ -102,8 +110,22 @@ impl Options {
             }
         }
         out.tags = self.keep_tag.iter().map(|tag| tag.clone().into_bytes()).collect();
+        out.versions = self.versions()?;
         out.ids = self.keep_id.iter().map(|id| id.to_ascii_lowercase()).collect();
         Ok(out)
+    }
+}
+
+impl Options {
+    fn versions(&self) -> Result<Option<VersionRule>> {
+        let most = self.keep_versions.as_deref().map(number).transpose()?;
+        if most == Some(Some(0)) {
+            return Err(Error::new(ErrorKind::Usage, "no file would keep any content")
+                .advise("nothing was changed; 'forget' with the ids of restore points forgets them as a whole"));
+        }
+        let deleted_for = self.keep_deleted_for.as_deref().map(str::parse::<Age>).transpose()?;
+        let asked = most.is_some() || deleted_for.is_some();
+        Ok(asked.then(|| VersionRule { most: most.flatten(), deleted_for }))
     }
 }
 
@@ -112,7 +134,7 @@ fn number(text: &str) -> Result<Option<u32>> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        Error::new(ErrorKind::Usage, format!("'{}' is not a number of restore points", printable(text.as_bytes())))
+        Error::new(ErrorKind::Usage, format!("'{}' is not a number", printable(text.as_bytes())))
             .advise("give a number, or 'all'")
     })
 }
@@ -134,6 +156,11 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let (clock, states) = (clock(context, repository)?, repository.index().states()?);
     let filter = options.chosen.filter();
     let points: Vec<_> = repository.point_records()?.into_iter().filter(|point| filter.admits(point)).collect();
+    if let Some(point) = points.iter().find(|point| policy.needs_times() && clock.is_future(point.time.sec)) {
+        let what = format!("restore point {} is from the future, so how old others are cannot be said", label(point));
+        return Err(Error::new(ErrorKind::Usage, what)
+            .advise("nothing was changed; set the clock, or forget that restore point; rules without ages work"));
+    }
     let mut decisions: Vec<Vec<Decision>> = if policy.is_empty() {
         let chosen = named(points.clone(), &options.points, &filter)?;
         let decide = |point| Decision { reasons: Vec::new(), point };
@@ -145,6 +172,10 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     protect(&mut decisions, &states, &clock);
     if policy.is_empty() {
         refuse_protected(&decisions)?;
+    }
+    if let Some(rule) = policy.versions {
+        let done = super::thin::run(context, &exclusive, options.change, &decisions, rule)?;
+        return Ok(if left_alone > 0 { Outcome::Partial } else { done });
     }
     let sizes = groups(points);
     for group in &decisions {

@@ -15,6 +15,7 @@ mod rebuild;
 mod repair;
 mod states;
 mod stats;
+mod thin;
 
 use clap::{Args, Parser, Subcommand};
 use relict::Result;
@@ -59,7 +60,7 @@ enum Command {
     Check(check::Options),
     /// Forget restore points by a policy or by name; prune removes them, undelete brings them back until then
     Forget(forget::Options),
-    /// Show forgotten restore points again
+    /// Show forgotten restore points again, and thinned ones as they were
     Undelete(states::Undelete),
     /// Keep restore points from being forgotten, thinned or removed
     Protect(states::Protect),

@@ -9,7 +9,6 @@ use relict::store::{Lease, Repository, Writer, reserve};
 use relict::{Error, ErrorKind, Result};
 use repo_format::{PointId, PointRecord};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -107,22 +106,7 @@ pub fn confirmed(context: &Context, change: Change, question: &str) -> Result<bo
     if change.dry_run {
         return Ok(false);
     }
-    if change.yes {
-        return Ok(true);
-    }
-    if context.json || !std::io::stdin().is_terminal() {
-        return Err(Error::new(ErrorKind::Usage, "nobody can be asked whether to do this, and --yes was not given")
-            .advise("nothing was changed; add --yes in scripts, or --dry-run to see the plan"));
-    }
-    eprint!("{question} [y/N] ");
-    let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(|e| Error::io("reading the answer", e))?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(true);
-    }
-    println!("nothing was changed");
-    Ok(false)
+    crate::confirm::confirmed(context, change.yes, question)
 }
 
 /// Seconds since 1970 by the clock.

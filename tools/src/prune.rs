@@ -10,7 +10,7 @@ use relict::store::pin_holders;
 use relict::{Error, ErrorKind, Result};
 use repo_format::PointId;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Options of `prune`.
@@ -50,11 +50,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let limit = options.max_duration.as_deref().map(duration).transpose()?;
     let deadline = limit.map(|limit| Instant::now() + limit);
     let exclusive = Exclusive::open(context, options.change.wait)?;
-    let keep = kept_points(context, &exclusive)?;
-    let plan = plan(
-        &exclusive.writer,
-        &PruneOptions { keep, discard_unfinished: options.discard_unfinished, stop: &context.stop },
-    )?;
+    let (keep, as_before) = kept_points(context, &exclusive)?;
+    let discard_unfinished = options.discard_unfinished;
+    let plan = plan(&exclusive.writer, &PruneOptions { keep, as_before, discard_unfinished, stop: &context.stop })?;
     show(context, &plan);
     if plan.is_empty() || !confirmed(context, options.change, &format!("free {}?", size(plan.room)))? {
         summary(context, &plan, options.change.dry_run, Pruned::default());
@@ -65,22 +63,23 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     Ok(if pruned.packages_left == 0 { Outcome::Complete } else { Outcome::Partial })
 }
 
-/// Hidden points that must stay: pinned by a mount, or protected after all.
-fn kept_points(context: &Context, exclusive: &Exclusive) -> Result<HashMap<PointId, String>> {
+/// Hidden points that must stay: pinned by a mount, or protected after all. And all that are pinned.
+fn kept_points(context: &Context, exclusive: &Exclusive) -> Result<(HashMap<PointId, String>, HashSet<PointId>)> {
     let repository = exclusive.repository();
     let clock = clock(context, repository)?;
     let mut keep = HashMap::new();
     for holder in pin_holders(repository.path())? {
         for point in holder.points {
-            keep.insert(point, format!("shown by a mount: {}", holder.who));
+            keep.insert(point, format!("in use by a mount or a restore: {}", holder.who));
         }
     }
+    let pinned = keep.keys().copied().collect();
     for state in repository.index().states()?.into_values() {
         if let Some(why) = clock.holds(&state) {
             keep.insert(state.point, why);
         }
     }
-    Ok(keep)
+    Ok((keep, pinned))
 }
 
 fn show(context: &Context, plan: &Plan) {

@@ -1,19 +1,21 @@
 //! `undelete`, `protect`, `unprotect`: states of single restore points.
 
-use super::maint::{Change, Chosen, Exclusive, all_points, clock, confirmed, label, named, point_json};
+use super::maint::{Change, Chosen, Exclusive, all_points, clock, confirmed, label, named, now, point_json};
 use clap::Args;
 use relict::catalog::protection::{Wish, next_state};
+use relict::catalog::thin::unthinned;
 use relict::cli::context::Context;
 use relict::cli::exit::Outcome;
 use relict::cli::text::counted;
 use relict::{Error, ErrorKind, Result};
-use repo_format::{PointRecord, PointState};
+use repo_format::{PointRecord, PointState, Time};
 use serde_json::json;
+use std::collections::{HashMap, HashSet};
 
 /// Options of `undelete`.
 #[derive(Args)]
 pub struct Undelete {
-    /// Restore points: ids or times; without one, all that are forgotten
+    /// Restore points: ids or times; without one, all that are forgotten or thinned
     points: Vec<String>,
     #[command(flatten)]
     chosen: Chosen,
@@ -51,14 +53,36 @@ pub struct Unprotect {
 /// Runs `undelete`.
 pub fn undelete(context: &Context, options: &Undelete) -> Result<Outcome> {
     let exclusive = Exclusive::open(context, options.change.wait)?;
-    let hidden = all_points(exclusive.repository())?.into_iter().filter(|(_, hidden)| *hidden).map(|(point, _)| point);
-    let filter = options.chosen.filter();
-    let points: Vec<PointRecord> = hidden.filter(|point| filter.admits(point)).collect();
-    if points.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, "no restore point is forgotten")
-            .advise("what was pruned cannot be brought back"));
+    let repository = exclusive.repository();
+    let (filter, sealed) = (options.chosen.filter(), Time { sec: now(), nsec: 0 });
+    let (mut points, mut hidden, mut whole) = (Vec::new(), HashSet::new(), HashMap::new());
+    for (point, is_hidden) in all_points(repository)?.into_iter().filter(|(point, _)| filter.admits(point)) {
+        let before = unthinned(repository, &point, sealed)?;
+        if is_hidden || before.is_some() {
+            hidden.extend(is_hidden.then_some(point.id));
+            whole.extend(before.map(|before| (point.id, before)));
+            points.push(point);
+        }
     }
-    let chosen = if options.points.is_empty() { points } else { named(points, &options.points, &filter)? };
+    let pruned = "what was pruned cannot be brought back";
+    if points.is_empty() {
+        let what = "no restore point is forgotten, and none is thinned that could be brought back";
+        return Err(Error::new(ErrorKind::NotFound, what).advise(pruned));
+    }
+    let named = |points| named(points, &options.points, &filter).map_err(|e| e.advise(pruned));
+    let chosen = if options.points.is_empty() { points } else { named(points)? };
+    let thinned: Vec<PointRecord> = chosen.iter().filter_map(|point| whole.remove(&point.id)).collect();
+    for point in &thinned {
+        if context.json {
+            println!("{}", json!({"message_type": "point", "point": point_json(point), "action": "make whole again"}));
+        } else if context.chatty() {
+            println!("{}: make whole again", label(point));
+        }
+    }
+    if !thinned.is_empty() && !options.change.dry_run {
+        exclusive.writer.seal_all(&thinned)?;
+    }
+    let chosen: Vec<PointRecord> = chosen.into_iter().filter(|point| hidden.contains(&point.id)).collect();
     change(context, &exclusive, options.change, &chosen, Wish::Show, "show again")
 }
 

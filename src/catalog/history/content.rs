@@ -11,10 +11,10 @@ use repo_format::{ChunkId, Device, FileKind, Inode, Key};
 
 /// What tells contents apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Content {
+pub(in crate::catalog) struct Content {
     kind: Option<FileKind>,
     /// Of regular files.
-    pub(super) size: u64,
+    pub(in crate::catalog) size: u64,
     device: Option<(u32, u32)>,
     sum: [u64; 4],
 }
@@ -30,7 +30,7 @@ pub(super) struct Changes {
 
 impl Content {
     /// Reads all that belongs to an inode.
-    pub(super) fn read(nodes: &dyn ReadNodes, root: &ChunkId, ino: u64) -> Result<Self> {
+    pub(in crate::catalog) fn read(nodes: &dyn ReadNodes, root: &ChunkId, ino: u64) -> Result<Self> {
         let (from, to) = keys_of(ino);
         let mut content = Self { kind: None, size: 0, device: None, sum: [0; 4] };
         for entry in range(nodes, root, &from) {
@@ -47,7 +47,7 @@ impl Content {
     }
 
     /// The same inode's content in tree `new`, from what it is in tree `old`.
-    pub(super) fn follow(&self, nodes: &dyn ReadNodes, old: &ChunkId, new: &ChunkId, ino: u64) -> Result<Self> {
+    pub(in crate::catalog) fn follow(&self, nodes: &dyn ReadNodes, old: &ChunkId, new: &ChunkId, ino: u64) -> Result<Self> {
         let (from, to) = keys_of(ino);
         let mut content = *self;
         for change in diff_range(nodes, old, new, from, to) {
@@ -60,6 +60,16 @@ impl Content {
             }
         }
         Ok(content)
+    }
+
+    /// A name for this content that is shorter than what it says.
+    pub(in crate::catalog) fn name(&self) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new();
+        let (major, minor) = self.device.unwrap_or_default();
+        hasher.update(&[self.kind.map_or(0, |kind| kind as u8), u8::from(self.device.is_some())]);
+        hasher.update(&major.to_le_bytes()).update(&minor.to_le_bytes()).update(&self.size.to_le_bytes());
+        hasher.update(self.sum.map(u64::to_le_bytes).as_flattened());
+        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
     }
 
     fn put(&mut self, entry: &Entry) -> Result<()> {

@@ -27,6 +27,8 @@ mod spans;
 mod tests;
 mod versions;
 
+pub(super) use content::Content;
+
 pub use compare::{Comparison, Difference, Row, Side};
 pub use gone::{Gone, GoneIndex, GoneRow};
 pub use memo::Memo;

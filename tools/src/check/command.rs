@@ -12,10 +12,20 @@ use relict::store::{LastCheck, Repository, record_health};
 use relict::{Error, ErrorKind, Result};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Node and segment cache of a check; packages are read past it.
 const CACHE_BYTES: usize = 64 << 20;
+
+/// How often a running check writes down what it has verified: the lease is held for that, for some hundredths of a second.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// [`KEEP_EVERY`]; tests set another time, in milliseconds.
+fn keep_every() -> Duration {
+    let set = std::env::var("RELICT_KEEP_EVERY_MS").ok().and_then(|text| text.parse().ok());
+    set.map_or(KEEP_EVERY, Duration::from_millis)
+}
 
 /// Options of `check`.
 #[derive(Args)]
@@ -49,7 +59,8 @@ impl Options {
             )
             .advise("add --read-data, --read-data-subset or --max-age"));
         }
-        Ok(Request { content, max_duration: self.max_duration.as_deref().map(parse_span).transpose()? })
+        let max_duration = self.max_duration.as_deref().map(parse_span).transpose()?;
+        Ok(Request { content, max_duration, keep_every: Some(keep_every()) })
     }
 }
 
@@ -60,7 +71,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let totals = Arc::new(Totals::default());
     let report = {
         let _progress = progress(context, &repository, &totals)?;
-        super::check(&repository, request, &totals, &context.stop)?
+        settled(&repository, request, &totals, &context.stop)?
     };
     let stopped = context.stop.load(Ordering::Relaxed);
     show_findings(context, &report.findings);
@@ -72,6 +83,24 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         note.iter().for_each(|e| println!("when what was verified is not written down: {e}"));
     }
     conclude(context, &report, request, stopped)
+}
+
+/// Checks, and once more when there are problems and somebody has changed the repository meanwhile: prune and compact run
+/// beside a check, and what they have moved or removed since it began looks like a loss.
+fn settled(repository: &Repository, request: Request, totals: &Arc<Totals>, stop: &AtomicBool) -> Result<Report> {
+    let before = repository.index().sequence();
+    let report = super::check(repository, request, totals, stop)?;
+    let followed = repository.refresh();
+    let changed = followed.is_err() || repository.index().sequence() != before;
+    if report.count(Severity::Problem) == 0 || !changed || stop.load(Ordering::Relaxed) {
+        return Ok(report);
+    }
+    eprintln!("relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again");
+    followed?;
+    let Totals { packages, segments, chunks, bytes_read, packages_read, packages_left } = &**totals;
+    let counts = [packages, segments, chunks, bytes_read, packages_read, packages_left];
+    counts.into_iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    super::check(repository, request, totals, stop)
 }
 
 fn progress(context: &Context, repository: &Repository, totals: &Arc<Totals>) -> Result<Reporter> {
@@ -99,7 +128,6 @@ pub fn show_findings(context: &Context, findings: &[Finding]) {
 /// Writes down what was verified; gives the reason when that cannot be.
 fn remember(repository: &Repository, report: &Report, request: Request, stopped: bool) -> Option<Error> {
     let now = now_sec();
-    let verified: Vec<_> = report.verified.iter().map(|id| (*id, now)).collect();
     let last = LastCheck {
         time_sec: now,
         findings: report.count(Severity::Problem),
@@ -107,7 +135,7 @@ fn remember(repository: &Repository, report: &Report, request: Request, stopped:
         read_data: request.content != Selection::Nothing,
     };
     let damaged = report.damaged_segments(repository);
-    damaged.and_then(|damaged| record_health(repository, &verified, (!stopped).then_some(last), &damaged)).err()
+    damaged.and_then(|damaged| record_health(repository, &report.verified, (!stopped).then_some(last), &damaged)).err()
 }
 
 fn conclude(context: &Context, report: &Report, request: Request, stopped: bool) -> Result<Outcome> {

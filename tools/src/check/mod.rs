@@ -3,6 +3,7 @@
 mod affected;
 mod command;
 mod finding;
+mod keeper;
 mod packages;
 mod read;
 mod rot;
@@ -17,11 +18,12 @@ pub use packages::Totals;
 pub use select::{Selection, oldest};
 pub use tree::{DAMAGED, LostRange, describe_range};
 
+use keeper::Keeper;
 use packages::{PackageCheck, interrupted};
 use relict::Result;
 use relict::catalog::points::{Points, printable, short_id, time_name};
 use relict::store::{Location, Repository, key_slots};
-use repo_format::{ChunkId, PackageId, PointId, PointRecord};
+use repo_format::{ChunkId, PackageId, PointId, PointRecord, Time};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +38,8 @@ pub struct Request {
     pub content: Selection,
     /// After this time no further package is read.
     pub max_duration: Option<Duration>,
+    /// How often it is written down what was verified, so that a check that is killed did not work in vain.
+    pub keep_every: Option<Duration>,
 }
 
 /// What a check saw.
@@ -48,8 +52,8 @@ pub struct Report {
     pub points: u64,
     /// Tree entries seen in them.
     pub entries: u64,
-    /// Packages read whole and found sound.
-    pub verified: Vec<PackageId>,
+    /// Packages read whole and found sound, that are not written down yet.
+    pub verified: Vec<(PackageId, i64)>,
     /// Key ranges of trees that cannot be read, by restore point.
     pub lost: HashMap<PointId, Vec<LostRange>>,
     /// Damaged packages, each once.
@@ -98,8 +102,10 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let table = ChunkTable::load(repository.index())?;
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
     let deadline = request.max_duration.map(|limit| Instant::now() + limit);
-    let run = PackageCheck { repository, table: &table, totals, stop, deadline, found: Mutex::default() };
+    let keeper = Keeper::new(repository, request.keep_every);
+    let run = PackageCheck { repository, table: &table, totals, stop, deadline, keeper, found: Mutex::default() };
     run.run(&packages, &present, &read)?;
+    let verified = run.keeper.left();
     let mut found = run.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut damaged: Vec<PackageId> = found.damaged_places().map(|place| place.package).collect();
     damaged.sort_unstable();
@@ -112,7 +118,7 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         totals: Arc::clone(totals),
         points: trees.len() as u64,
         entries: trees.iter().map(|t| t.entries).fold(0, u64::saturating_add),
-        verified: found.verified,
+        verified,
         lost: HashMap::new(),
         damaged,
         spares: found.spares,
@@ -218,7 +224,12 @@ fn trees(
 /// Restore points that packages hold and the catalogue does not.
 fn forgotten_records(repository: &Repository, seen: &[(ChunkId, PackageId)]) -> Result<Vec<Finding>> {
     let known: HashSet<ChunkId> = repository.index().points()?.into_iter().map(|(_, chunk)| chunk).collect();
-    let unknown = seen.iter().filter(|(chunk, _)| !known.contains(chunk) && !superseded(repository, chunk));
+    let unknown: Vec<_> = seen.iter().filter(|(chunk, _)| !known.contains(chunk)).collect();
+    if unknown.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sealed: HashMap<PointId, Time> = all_records(repository)?.into_iter().map(|p| (p.id, p.sealed)).collect();
+    let unknown = unknown.into_iter().filter(|(chunk, _)| !superseded(repository, chunk, &sealed));
     let named = unknown.map(|(chunk, package)| {
         let what = format!("a restore point record in package {package} is not in the catalogue (chunk {chunk})");
         Finding::new(Kind::Index, what).at(*package, None)
@@ -226,11 +237,10 @@ fn forgotten_records(repository: &Repository, seen: &[(ChunkId, PackageId)]) -> 
     Ok(named.collect())
 }
 
-/// Whether a record was replaced by a later one of the same point, as a repair does (SPEC.md section 8).
-fn superseded(repository: &Repository, chunk: &ChunkId) -> bool {
+/// Whether a record was replaced by a later one of the same point, as repair and thinning do (SPEC.md section 8).
+fn superseded(repository: &Repository, chunk: &ChunkId, sealed: &HashMap<PointId, Time>) -> bool {
     let record = repository.chunk(chunk).ok().and_then(|bytes| PointRecord::decode(&bytes).ok());
-    let points = all_records(repository).unwrap_or_default();
-    record.is_some_and(|old| points.iter().any(|new| new.id == old.id && new.sealed >= old.sealed))
+    record.is_some_and(|old| sealed.get(&old.id).is_some_and(|new| *new >= old.sealed))
 }
 
 /// Says which files changed at the source without a trace in their attributes.

@@ -1,6 +1,7 @@
 //! Check of packages against themselves and against the index, both ways, and of every stored byte that is asked for.
 
 use super::finding::{Finding, Kind, Place};
+use super::keeper::Keeper;
 use super::read::{Seen, look};
 use super::table::ChunkTable;
 use relict::store::{FoundSegment, Location, PackageInfo, Repository, ScannedPackage, scan_package};
@@ -32,6 +33,8 @@ pub struct PackageCheck<'a> {
     pub stop: &'a AtomicBool,
     /// No new package is read from here on.
     pub deadline: Option<Instant>,
+    /// Takes packages whose every byte was read and is right.
+    pub keeper: Keeper<'a>,
     pub found: Mutex<Found>,
 }
 
@@ -39,8 +42,6 @@ pub struct PackageCheck<'a> {
 #[derive(Default)]
 pub struct Found {
     pub findings: Vec<Finding>,
-    /// Packages whose every byte was read and is right.
-    pub verified: Vec<PackageId>,
     /// Chunks that stand whole in a second place.
     pub spares: HashMap<ChunkId, Location>,
     /// Restore point records that were seen: chunk and package.
@@ -149,7 +150,7 @@ impl<'a> PackageCheck<'a> {
             self.totals.packages_read.fetch_add(1, Ordering::Relaxed);
         }
         if read && sound && info.sealed {
-            self.found().verified.push(info.id);
+            self.keeper.verified(info.id);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The index in memory while a check runs: 28 bytes and a bit a chunk, whatever the number of restore points.
+//! The index in memory while a check runs: 29 bytes a chunk, whatever the number of restore points.
 
 use relict::Result;
 use relict::store::{Index, Location};
@@ -12,9 +12,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// with a chance of one in 2^64 for each chunk stored: one in a trillion with 10 million chunks.
 pub struct ChunkTable {
     heads: Vec<u64>,
+    /// Where the heads begin that have these first bits. Hashes are spread evenly: a bucket is a cache line or two.
+    starts: Vec<u32>,
+    shift: u32,
     places: Vec<Location>,
     /// One bit a chunk: a package really holds it where the index says.
     confirmed: Vec<AtomicU64>,
+}
+
+/// Entries of a bucket, about.
+const IN_BUCKET: usize = 8;
+
+/// The first entry of each bucket.
+fn starts(heads: &[u64], shift: u32) -> Vec<u32> {
+    let mut out = Vec::with_capacity(1 << (64 - shift));
+    for (at, head) in heads.iter().enumerate() {
+        while out.len() <= (*head >> shift) as usize {
+            out.push(u32::try_from(at).unwrap_or(u32::MAX));
+        }
+    }
+    out
 }
 
 fn head(id: &ChunkId) -> u64 {
@@ -31,7 +48,9 @@ impl ChunkTable {
             places.push(at);
         }
         let words = heads.len().div_ceil(64);
-        Ok(Self { heads, places, confirmed: (0..words).map(|_| AtomicU64::new(0)).collect() })
+        let shift = 64 - (heads.len() / IN_BUCKET + 2).ilog2();
+        let starts = starts(&heads, shift);
+        Ok(Self { heads, starts, shift, places, confirmed: (0..words).map(|_| AtomicU64::new(0)).collect() })
     }
 
     /// Number of chunks.
@@ -44,24 +63,23 @@ impl ChunkTable {
         &self.places
     }
 
+    /// The numbers of all chunks in physical order: those of a segment stand together. Four bytes a chunk.
+    pub fn by_place(&self) -> Vec<u32> {
+        let mut out: Vec<u32> = (0..u32::try_from(self.places.len()).unwrap_or(u32::MAX)).collect();
+        let place = |n: &u32| self.places.get(*n as usize).map(|at| (at.package, at.offset));
+        out.sort_unstable_by_key(place);
+        out
+    }
+
     /// The entries that may be this chunk's: one, or none; more only when 8 bytes of hash collide.
     pub fn find(&self, id: &ChunkId) -> Range<usize> {
         let head = head(id);
-        let around = self.around(head);
-        let start = around.start + self.heads.get(around).map_or(0, |part| part.partition_point(|h| *h < head));
+        let bucket = (head >> self.shift) as usize;
+        let start = |bucket: usize| self.starts.get(bucket).map_or(self.heads.len(), |at| *at as usize);
+        let (from, to) = (start(bucket), start(bucket + 1));
+        let start = from + self.heads.get(from..to).map_or(0, |part| part.partition_point(|h| *h < head));
         let same = self.heads.get(start..).map_or(0, |rest| rest.iter().take_while(|h| **h == head).count());
         start..start + same
-    }
-
-    /// Hashes are spread evenly, so an id's place is known to within a few square roots of the number of chunks.
-    fn around(&self, head: u64) -> Range<usize> {
-        let n = self.heads.len();
-        let guess = ((u128::from(head) * n as u128) >> 64) as usize;
-        let slack = 4 * n.isqrt() + 16;
-        let (from, to) = (guess.saturating_sub(slack), (guess + slack).min(n));
-        let below = from == 0 || self.heads.get(from - 1).is_some_and(|h| *h < head);
-        let above = to == n || self.heads.get(to).is_some_and(|h| *h >= head);
-        if below && above { from..to } else { 0..n }
     }
 
     /// The chunk's place, None when it is not in the index.
@@ -91,5 +109,41 @@ impl ChunkTable {
     /// How many entries were confirmed.
     pub fn confirmed(&self) -> usize {
         self.confirmed.iter().map(|w| w.load(Ordering::Relaxed).count_ones() as usize).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(heads: Vec<u64>) -> ChunkTable {
+        let shift = 64 - (heads.len() / IN_BUCKET + 2).ilog2();
+        let at = |n: usize| Location { package: n as u32, offset: 0, segment_bytes: 0, skip: 0, len: 0 };
+        let places = (0..heads.len()).map(at).collect();
+        let confirmed = (0..heads.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        ChunkTable { starts: starts(&heads, shift), shift, heads, places, confirmed }
+    }
+
+    fn id(head: u64) -> ChunkId {
+        let mut out = [0; 32];
+        out[..8].copy_from_slice(&head.to_be_bytes());
+        ChunkId(out)
+    }
+
+    #[test]
+    fn every_head_is_found_and_no_other() {
+        for count in [0_u64, 1, 2, 15, 16, 17, 1000, 5000] {
+            let even: Vec<u64> = (0..count).map(|n| n.wrapping_mul(u64::MAX / count.max(1))).collect();
+            let crowded: Vec<u64> = (0..count).map(|n| u64::MAX / 2 + n / 3).collect();
+            for heads in [even, crowded] {
+                let table = table(heads.clone());
+                for head in
+                    heads.iter().flat_map(|h| [*h, h.wrapping_add(1), h.wrapping_sub(1), !*h]).chain([0, u64::MAX])
+                {
+                    let want: Vec<usize> = (0..heads.len()).filter(|i| heads[*i] == head).collect();
+                    assert_eq!(table.find(&id(head)).collect::<Vec<_>>(), want, "{head} of {count}");
+                }
+            }
+        }
     }
 }

@@ -49,7 +49,22 @@ pub fn execute(writer: &Writer, plan: &Plan, other: Option<&Repository>) -> Resu
     for info in &plan.packages {
         done.quarantined.extend(quarantine(writer, info)?);
     }
+    done.stored += keep_states(writer)?;
     Ok(done)
+}
+
+/// Decisions about points of which the index alone still knows are written again: a rebuild must not lose protection.
+fn keep_states(writer: &Writer) -> Result<u64> {
+    let repository = writer.repository();
+    let mut lost = Vec::new();
+    for state in repository.index().states()?.into_values() {
+        // Asked in the index: what this process remembers of places may be of the package that was put aside.
+        if repository.index().locate(&writer.chunk_id(&state.encode()))?.is_none() {
+            lost.push(state);
+        }
+    }
+    writer.record_states(&lost)?;
+    Ok(lost.len() as u64)
 }
 
 /// Writes the new truth of every point that lost something for good.

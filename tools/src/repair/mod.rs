@@ -3,13 +3,14 @@
 //! plan -> show -> execute. A damaged index is made anew first, since without it there is nothing to plan with.
 
 mod execute;
+mod header;
 mod plan;
 mod salvage;
 mod sources;
 mod truth;
 
 use crate::check::{Finding, Kind, Totals, show_findings};
-use crate::confirm::confirm;
+use crate::confirm::confirmed;
 use clap::Args;
 use execute::{Done, execute, mend_points};
 use plan::{Plan, Sources};
@@ -57,6 +58,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         )
         .advise("nothing was changed; name a directory below which the files have the paths that 'relict ls' shows"));
     }
+    if !header::mended(context, options)? {
+        return Ok(Outcome::Partial);
+    }
     // Asked once, although the repository may have to be opened again.
     let context = &Context { password: remembered(context)?, ..context.clone() };
     if options.dry_run {
@@ -80,7 +84,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let (writer, plan) = match opened() {
         Err(e) if index_is_lost(&e, context) => {
             announce_rebuild(context, &e)?;
-            confirm(context, options.yes)?;
+            if !confirmed(context, options.yes, "make a new index?")? {
+                return Ok(Outcome::Partial);
+            }
             rebuild(context)?;
             rebuilt = true;
             opened()?
@@ -91,7 +97,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     if plan.is_empty() {
         return finish(context, &Done { rebuilt, ..Done::default() }, &plan);
     }
-    confirm(context, options.yes)?;
+    if !confirmed(context, options.yes, "repair this?")? {
+        return Ok(Outcome::Partial);
+    }
     let mut done = execute(&writer, &plan, other.as_deref())?;
     done.rebuilt = rebuilt;
     // Opened again: what this process remembers of places is no longer true.

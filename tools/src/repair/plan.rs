@@ -54,7 +54,8 @@ impl Plan {
         totals: &Arc<Totals>,
         stop: &AtomicBool,
     ) -> Result<Self> {
-        let report = check(repository, Request { content: Selection::All, max_duration: None }, totals, stop)?;
+        let report =
+            check(repository, Request { content: Selection::All, max_duration: None, keep_every: None }, totals, stop)?;
         let damaged: HashSet<_> = report.damaged.iter().collect();
         let packages = repository
             .index()

@@ -15,7 +15,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use usage::{Share, Usage};
 
-const CACHE_BYTES: usize = 128 << 20;
+const CACHE_BYTES: usize = 64 << 20;
 
 /// Options of `stats`.
 #[derive(Args)]
@@ -75,6 +75,7 @@ pub fn run(context: &Context, _: &Options) -> Result<Outcome> {
 fn count(repository: &Repository) -> Result<Stats> {
     repository.refresh()?;
     let table = ChunkTable::load(repository.index())?;
+    let order = table.by_place();
     let records: HashMap<PointId, ChunkId> = repository.index().points()?.into_iter().collect();
     let points = Points::new(all_records(repository)?);
     let record_of = |p: &PointRecord| records.get(&p.id).copied().unwrap_or_default();
@@ -83,7 +84,8 @@ fn count(repository: &Repository) -> Result<Stats> {
     for (number, point) in points.all().iter().enumerate() {
         lost.push(by_point.mark(repository, point, &record_of(point), number as u32 + 1)?);
     }
-    let mut shares = by_point.shares(points.all().len()).into_iter();
+    let mut shares = by_point.shares(points.all().len(), &order).into_iter();
+    drop(by_point);
     let unused = shares.next().unwrap_or_default();
     let mut sources: BTreeMap<(Vec<u8>, Vec<u8>), SourceFigures> = BTreeMap::new();
     for point in points.all() {
@@ -97,10 +99,10 @@ fn count(repository: &Repository) -> Result<Stats> {
         let number = sources.keys().position(|key| *key == (point.host.clone(), point.source.clone())).unwrap_or(0);
         by_source.mark(repository, point, &record_of(point), number as u32 + 1)?;
     }
-    for (figures, share) in sources.values_mut().zip(by_source.shares(points.all().len()).into_iter().skip(1)) {
+    for (figures, share) in sources.values_mut().zip(by_source.shares(points.all().len(), &order).into_iter().skip(1)) {
         figures.share = share;
     }
-    let (content, metadata, package_bytes) = kinds(repository, &table)?;
+    let (content, metadata, package_bytes) = kinds(repository, &table, &order)?;
     let with_share = points.all().iter().cloned().zip(shares).zip(lost).map(|((p, s), l)| (p, s, l));
     let hidden = repository
         .index()
@@ -113,7 +115,7 @@ fn count(repository: &Repository) -> Result<Stats> {
 }
 
 /// Figures of content and of metadata, from the index alone.
-fn kinds(repository: &Repository, table: &ChunkTable) -> Result<(KindFigures, KindFigures, u64)> {
+fn kinds(repository: &Repository, table: &ChunkTable, order: &[u32]) -> Result<(KindFigures, KindFigures, u64)> {
     let packages = repository.index().packages()?;
     let data: HashSet<u32> = packages.iter().filter(|p| p.kind == PackageKind::Data).map(|p| p.number).collect();
     let mut figures = [KindFigures::default(); 2];
@@ -122,12 +124,12 @@ fn kinds(repository: &Repository, table: &ChunkTable) -> Result<(KindFigures, Ki
             f.packages += 1;
         }
     }
-    let mut seen: HashSet<(u32, u32)> = HashSet::new();
-    for at in table.places() {
+    let mut last = None;
+    for at in order.iter().filter_map(|n| table.places().get(*n as usize)) {
         let Some(f) = figures.get_mut(usize::from(!data.contains(&at.package))) else { continue };
         f.chunks += 1;
         f.raw_bytes += u64::from(at.len);
-        if seen.insert((at.package, at.offset)) {
+        if last.replace((at.package, at.offset)) != Some((at.package, at.offset)) {
             f.segments += 1;
             f.stored_bytes += u64::from(at.segment_bytes);
         }

@@ -6,9 +6,8 @@
 use crate::check::ChunkTable;
 use relict::Result;
 use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
-use relict::store::{Location, NodeRef, Repository};
+use relict::store::{NodeRef, Repository};
 use repo_format::{ChunkId, Extent, Key, PointRecord};
-use std::collections::HashMap;
 
 /// More than one owner needs it.
 const MANY: u32 = u32::MAX;
@@ -65,47 +64,33 @@ impl<'a> Usage<'a> {
         changed
     }
 
-    /// What each of `owners` needs alone; at 0 what nobody needs.
-    pub fn shares(&self, owners: usize) -> Vec<Share> {
-        let mut segments: HashMap<(u32, u32), Segment> = HashMap::new();
-        for (at, owner) in self.table.places().iter().zip(&self.owners) {
-            segments.entry((at.package, at.offset)).or_default().add(at, *owner);
-        }
+    /// What each of `owners` needs alone; at 0 what nobody needs. `order` is [`ChunkTable::by_place`].
+    pub fn shares(&self, owners: usize, order: &[u32]) -> Vec<Share> {
         let mut out = vec![Share::default(); owners + 1];
-        for (at, owner) in self.table.places().iter().zip(&self.owners) {
-            let Some(segment) = segments.get(&(at.package, at.offset)) else { continue };
-            if let Some(share) = out.get_mut(*owner as usize) {
-                share.chunks += 1;
-                share.raw_bytes += u64::from(at.len);
-                share.stored_bytes += u64::from(at.segment_bytes) * u64::from(at.len) / segment.raw_bytes.max(1);
+        let chunk = |n: &u32| Some((self.table.places().get(*n as usize)?, *self.owners.get(*n as usize)?));
+        let place = |n: &u32| chunk(n).map(|(at, _)| (at.package, at.offset));
+        for segment in order.chunk_by(|a, b| place(a) == place(b)) {
+            let raw_bytes: u64 = segment.iter().filter_map(chunk).map(|(at, _)| u64::from(at.len)).sum();
+            let mut only = 0;
+            for (at, owner) in segment.iter().filter_map(chunk) {
+                // A chunk that nobody needs keeps no segment.
+                only = match (only, owner) {
+                    (0, owner) | (owner, 0) => owner,
+                    (a, b) if a == b => a,
+                    _ => MANY,
+                };
+                if let Some(share) = out.get_mut(owner as usize) {
+                    share.chunks += 1;
+                    share.raw_bytes += u64::from(at.len);
+                    share.stored_bytes += u64::from(at.segment_bytes) * u64::from(at.len) / raw_bytes.max(1);
+                }
             }
-        }
-        for segment in segments.values() {
-            if let Some(share) = out.get_mut(segment.owner as usize) {
-                share.whole_segments_bytes += segment.stored_bytes;
+            let stored_bytes = segment.first().and_then(chunk).map_or(0, |(at, _)| u64::from(at.segment_bytes));
+            if let Some(share) = out.get_mut(only as usize) {
+                share.whole_segments_bytes += stored_bytes;
             }
         }
         out
-    }
-}
-
-/// The chunks of a segment together. A chunk that nobody needs keeps no segment.
-#[derive(Default)]
-struct Segment {
-    raw_bytes: u64,
-    stored_bytes: u64,
-    owner: u32,
-}
-
-impl Segment {
-    fn add(&mut self, at: &Location, owner: u32) {
-        self.raw_bytes += u64::from(at.len);
-        self.stored_bytes = u64::from(at.segment_bytes);
-        self.owner = match (self.owner, owner) {
-            (0, owner) | (owner, 0) => owner,
-            (a, b) if a == b => a,
-            _ => MANY,
-        };
     }
 }
 

@@ -4,7 +4,7 @@ use relict::catalog::tree::{Edit, WriteNodes, apply, range};
 use relict::store::{CreateOptions, NodePacker, OpenOptions, Repository, Writer, create};
 use repo_format::{
     ChunkId, Counts, Dirent, Extent, FileKind, Inode, KdfParams, Key, PackageKind, PointId, PointRecord, ROOT_INO,
-    SegmentKind, SourceKind, Time,
+    SegmentKind, SourceKind, StoreKind, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -70,10 +70,13 @@ impl Made {
     }
 
     pub fn with(encrypt: bool, chunk_bytes: [u32; 3]) -> Self {
+        Self::in_store(StoreKind::Files, encrypt, chunk_bytes)
+    }
+
+    pub fn in_store(store: StoreKind, encrypt: bool, chunk_bytes: [u32; 3]) -> Self {
         let mut made = Self { dir: tempfile::tempdir().unwrap(), points: Vec::new(), inodes: BTreeMap::new() };
         let kdf = KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
-        create(&made.repo(), &mut unlock, &CreateOptions { encrypt, kdf, chunk_bytes, ..CreateOptions::default() })
-            .unwrap();
+        create(&made.repo(), &mut unlock, &CreateOptions { store, encrypt, kdf, chunk_bytes }).unwrap();
         for (number, files) in states().into_iter().enumerate() {
             made.add(files, |_, bytes| version(bytes));
             if number == 1 {

@@ -1,6 +1,7 @@
 //! Golden repositories by disease. Of each: what check says (a reviewed snapshot), what repair does, and how every file of
 //! every restore point reads afterwards. Whatever the disease: no file ever reads as something it was not.
 
+mod blobs;
 mod keys;
 mod made;
 mod upkeep;
@@ -66,6 +67,10 @@ fn case(name: &str, damage: impl FnOnce(&Made, &[(PackageKind, PathBuf)])) {
     let made = Made::new();
     let packages = made.packages();
     damage(&made, &packages);
+    // What the damage needed to be done, as forgetting, may have made packages.
+    let made_meanwhile = listed(&made).into_iter().filter(|path| packages.iter().all(|(_, known)| known != path));
+    let packages: Vec<_> =
+        packages.iter().cloned().chain(made_meanwhile.map(|path| (PackageKind::Meta, path))).collect();
     let check = made.maint(&["check", "--read-data"]);
     let plan = made.maint(&["repair", "--dry-run", "--quiet"]);
     let repair = made.maint(&["repair", "--yes"]);
@@ -191,6 +196,155 @@ fn flipped_point_record() {
             bytes.len() - footer - 10
         });
     });
+}
+
+#[test]
+fn flipped_point_state() {
+    // A decision about a point is a package of its own; the index still knows what it said.
+    case("flipped_point_state", |made, packages| {
+        assert!(made.maint(&["protect", &"01".repeat(16)]).status.success());
+        let state = new_packages(made, packages).remove(0).1;
+        flip(&state, |_| 64 + 64 + 36 + 10);
+    });
+}
+
+/// Protection that a damaged package held outlives a lost database after the repair, too.
+#[test]
+fn protection_is_written_again() {
+    let made = Made::new();
+    let point = "01".repeat(16);
+    let before = made.packages();
+    assert!(made.maint(&["protect", &point]).status.success());
+    flip(&new_packages(&made, &before)[0].1, |_| 64 + 64 + 36 + 10);
+    let repair = made.maint(&["repair", "--yes"]);
+    assert_eq!(repair.status.code(), Some(0), "{}", text(&repair));
+    std::fs::remove_dir_all(made.repo().join("db")).unwrap();
+    let repair = made.maint(&["repair", "--yes"]);
+    assert_eq!(repair.status.code(), Some(0), "{}", text(&repair));
+    let refused = made.maint(&["forget", "--yes", &point]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("is protected"), "{}", text(&refused));
+}
+
+#[test]
+fn half_executed_prune() {
+    // Killed when the first dead segments were freed and the index did not say yet that this is done.
+    case("half_executed_prune", |made, _| {
+        assert!(made.maint(&["forget", "--yes", &"02".repeat(16)]).status.success());
+        let steps = made.dir.path().join("steps");
+        let mut prune = made.command(&["prune", "--yes", "--quiet"]);
+        let died = prune.env("RELICT_STEPS", &steps).env("RELICT_DIE_AT", "4").output().unwrap();
+        assert_eq!(died.status.code(), None, "{}", text(&died));
+        let steps = std::fs::read_to_string(&steps).unwrap();
+        assert_eq!(steps.lines().count(), 4, "{steps}");
+        let of_package = |step: &str| step.starts_with("segments-") || step.starts_with("package-");
+        assert!(steps.lines().last().is_some_and(of_package), "{steps}");
+    });
+}
+
+#[test]
+fn half_executed_prune_of_a_thinned_point() {
+    case("half_executed_prune_of_a_thinned_point", |made, _| {
+        assert!(made.maint(&["forget", "--yes", "--keep-versions", "1"]).status.success());
+        let steps = made.dir.path().join("steps");
+        let mut prune = made.command(&["prune", "--yes", "--quiet"]);
+        let died = prune.env("RELICT_STEPS", &steps).env("RELICT_DIE_AT", "2").output().unwrap();
+        assert_eq!(died.status.code(), None, "{}", text(&died));
+    });
+}
+
+#[test]
+fn forgotten_but_pinned_point() {
+    case("forgotten_but_pinned_point", |made, _| {
+        let mount = made.open();
+        mount.pin().unwrap();
+        assert_eq!(mount.shown_points().unwrap().len(), 3);
+        assert!(made.maint(&["forget", "--yes", &"01".repeat(16)]).status.success());
+        let prune = made.maint(&["prune", "--yes"]);
+        assert_eq!(prune.status.code(), Some(0), "{}", text(&prune));
+        assert!(text(&prune).contains("01010101 stays: shown by a mount"), "{}", text(&prune));
+    });
+}
+
+/// What a pin kept is whole when it is shown again.
+#[test]
+fn a_pinned_point_comes_back_whole() {
+    let made = Made::new();
+    let mount = made.open();
+    mount.pin().unwrap();
+    mount.shown_points().unwrap();
+    for args in [&["forget", "--yes", &"01".repeat(16)][..], &["prune", "--yes"], &["undelete"]] {
+        let out = made.maint(args);
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out));
+    }
+    all_right(&made, &made.maint(&["repair", "--yes"]));
+}
+
+/// Any byte of relict.toml: nothing is read by a header that is not what was written, and repair makes it what it was.
+#[test]
+fn flipped_header() {
+    let made = Made::new();
+    let header = made.repo().join("relict.toml");
+    let sound = std::fs::read(&header).unwrap();
+    let id = String::from_utf8(sound.clone()).unwrap().find("repository = \"").unwrap() + 14;
+    let drawn = id..id + 32;
+    let mut reports = std::collections::BTreeSet::new();
+    for at in (0..sound.len()).step_by(5) {
+        flip(&header, |_| at);
+        let before = state(&made);
+        for args in [&["check"][..], &["prune", "--yes"], &["rebuild"]] {
+            let out = made.maint(args);
+            assert_eq!(out.status.code(), Some(1), "byte {at}: {args:?}: {}", text(&out));
+            // What a digit of the id becomes hangs on the id, which is drawn.
+            if args[0] == "check" && !drawn.contains(&at) {
+                reports.insert(redacted(&made, &[], &text(&out)));
+            }
+        }
+        assert!(state(&made) == before, "byte {at}");
+        let repair = made.maint(&["repair", "--yes"]);
+        assert_eq!(repair.status.code(), Some(0), "byte {at}: {}", text(&repair));
+        assert!(std::fs::read(&header).unwrap() == sound, "byte {at}: {}", text(&repair));
+    }
+    insta::assert_snapshot!("flipped_header", reports.into_iter().collect::<Vec<_>>().join("---\n"));
+    all_right(&made, &made.maint(&["repair", "--yes"]));
+}
+
+#[test]
+fn lost_header() {
+    for encrypt in [false, true] {
+        let made = Made::with(encrypt, [16 << 10, 64 << 10, 256 << 10]);
+        let header = made.repo().join("relict.toml");
+        let sound = std::fs::read_to_string(&header).unwrap();
+        std::fs::remove_file(&header).unwrap();
+        assert_eq!(made.maint(&["check"]).status.code(), Some(10));
+        let dry = made.maint(&["repair", "--dry-run"]);
+        assert_eq!(dry.status.code(), Some(3), "{}", text(&dry));
+        assert!(!header.exists() && text(&dry).contains("make relict.toml again"), "{}", text(&dry));
+        let repair = made.maint(&["repair", "--yes"]);
+        assert_eq!(repair.status.code(), Some(0), "{}", text(&repair));
+        let lines = |text: &str| {
+            text.lines()
+                .filter(|l| !l.starts_with("created") && !l.starts_with("check"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&std::fs::read_to_string(&header).unwrap()), lines(&sound));
+        all_right(&made, &repair);
+        // Half of it: what can be read of it counts, and the rest comes from packages.
+        std::fs::write(&header, &sound[..sound.len() * 2 / 3]).unwrap();
+        let repair = made.maint(&["repair", "--yes"]);
+        assert_eq!(repair.status.code(), Some(0), "{}", text(&repair));
+        assert_eq!(std::fs::read_to_string(&header).unwrap(), sound, "{}", text(&repair));
+        assert!(made.repo().join("relict.toml.damaged-0").exists());
+        all_right(&made, &repair);
+    }
+    // A directory that never was a repository is not made one.
+    let made = Made::new();
+    for entry in ["relict.toml", "packages"] {
+        let path = made.repo().join(entry);
+        let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
+    }
+    assert_eq!(made.maint(&["repair", "--yes"]).status.code(), Some(10));
 }
 
 #[test]
@@ -374,22 +528,23 @@ fn a_repair_that_is_killed_anywhere_is_finished_by_the_next() {
     assert!(kills > 2, "only {kills} repairs were killed");
 }
 
+/// The packages' files.
+fn listed(made: &Made) -> Vec<PathBuf> {
+    let dirs = std::fs::read_dir(made.repo().join("packages")).unwrap().map(|dir| dir.unwrap().path());
+    let mut all: Vec<_> = dirs.flat_map(|d| std::fs::read_dir(d).unwrap().map(|f| f.unwrap().path())).collect();
+    all.sort();
+    all
+}
+
+/// All packages and their bytes.
+fn state(made: &Made) -> Vec<(PathBuf, Vec<u8>)> {
+    listed(made).into_iter().map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
 #[test]
 fn a_dry_run_and_a_missing_answer_change_nothing() {
     let made = Made::new();
     hurt(&made);
-    let state = |made: &Made| {
-        let mut all: Vec<(PathBuf, Vec<u8>)> = Vec::new();
-        for dir in std::fs::read_dir(made.repo().join("packages")).unwrap() {
-            for file in std::fs::read_dir(dir.unwrap().path()).unwrap() {
-                let path = file.unwrap().path();
-                let bytes = std::fs::read(&path).unwrap();
-                all.push((path, bytes));
-            }
-        }
-        all.sort();
-        all
-    };
     let before = state(&made);
     let dry = made.maint(&["repair", "--dry-run"]);
     assert_eq!(dry.status.code(), Some(3), "{}", text(&dry));

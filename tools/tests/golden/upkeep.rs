@@ -46,6 +46,33 @@ fn what_was_verified_is_written_down_and_not_read_again() {
     assert!(metrics.contains("relict_points 3\n") && metrics.contains("relict_last_check_findings 0\n"), "{metrics}");
 }
 
+/// What a check has verified when it is killed need not be read again.
+#[test]
+fn a_killed_check_has_written_down_what_it_verified() {
+    let mut made = Made::new();
+    for version in 0..30 {
+        let mut files = made.points[2].clone();
+        files.insert("docs/more".into(), vec![version; 50_000 + usize::from(version)]);
+        made.add(files, |_, bytes| super::made::version(bytes));
+    }
+    let all = made.packages().len() as u64;
+    assert!(all > 60, "{all}");
+    let never = || health(&made)["packages_never_verified"].as_u64().unwrap();
+    let mut check = made.command(&["check", "--read-data", "--quiet"]);
+    let mut check = check.env("RELICT_KEEP_EVERY_MS", "0").spawn().unwrap();
+    while never() == all {
+        assert!(check.try_wait().unwrap().is_none(), "it ended, and nothing was written down");
+    }
+    check.kill().unwrap();
+    assert!(!check.wait().unwrap().success());
+    let left = never();
+    assert!(left > 0 && left < all, "{left} of {all}");
+    assert!(health(&made)["last_check"].is_null(), "it did not end");
+    let rest = summary(&made, &["check", "--max-age", "1d"]);
+    assert_eq!(rest["packages_read"].as_u64(), Some(left));
+    assert_eq!(never(), 0);
+}
+
 #[test]
 fn beside_a_writer_a_check_says_that_it_wrote_nothing_down() {
     let made = Made::new();
