@@ -245,9 +245,10 @@ impl Repository {
             Some(at) => self.chunk_at(id, at),
             None => Err(lost(id, "it is not in the index")),
         };
-        first.or_else(|error| match self.moved(id, place)? {
-            Some(now) => self.chunk_at(id, now),
-            None => Err(error),
+        // What was wrong at first says more than why the index could not be asked again.
+        first.or_else(|error| match self.moved(id, place) {
+            Ok(Some(now)) => self.chunk_at(id, now),
+            Ok(None) | Err(_) => Err(error),
         })
     }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Node and segment cache of a check; packages are read past it.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 32 << 20;
 
 /// How often a running check writes down what it has verified: the lease is held for that, for some hundredths of a second.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
@@ -95,7 +95,9 @@ fn settled(repository: &Repository, request: Request, totals: &Arc<Totals>, stop
     if report.count(Severity::Problem) == 0 || !changed || stop.load(Ordering::Relaxed) {
         return Ok(report);
     }
-    eprintln!("relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again");
+    eprintln!(
+        "relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again"
+    );
     followed?;
     let Totals { packages, segments, chunks, bytes_read, packages_read, packages_left } = &**totals;
     let counts = [packages, segments, chunks, bytes_read, packages_read, packages_left];
