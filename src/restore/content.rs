@@ -4,6 +4,7 @@ use super::report::join_range;
 use super::shared::Shared;
 use super::window::Piece;
 use crate::error::{Error, Result};
+use crate::os::data_ranges_from;
 use crate::store::{Location, Segment};
 use std::fs::File;
 use std::io;
@@ -158,19 +159,26 @@ impl<'s> Segments<'s> {
         self.compare_zeros(file, at, end, damage)
     }
 
+    /// What is a hole in the file, too, is not read: it may be longer than anybody can wait for.
     fn compare_zeros(&mut self, file: &File, start: u64, end: u64, damage: &mut Damage) -> io::Result<()> {
-        let mut at = start;
-        while at < end {
-            if self.shared.stopping() {
-                return Err(io::ErrorKind::Interrupted.into());
+        if start >= end {
+            return Ok(());
+        }
+        for range in data_ranges_from(file, start, end) {
+            let (mut at, bytes) = range?;
+            let stop = at + bytes;
+            while at < stop {
+                if self.shared.stopping() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let len = bytes_usize(stop - at).min(COMPARE_BYTES);
+                self.buffer.resize(len, 0);
+                read_at(file, &mut self.buffer, at)?;
+                if self.buffer.iter().any(|b| *b != 0) {
+                    damage.add(at, len as u64, || "there is data where the restore point has a hole".to_owned());
+                }
+                at += len as u64;
             }
-            let len = bytes_usize(end - at).min(COMPARE_BYTES);
-            self.buffer.resize(len, 0);
-            read_at(file, &mut self.buffer, at)?;
-            if self.buffer.iter().any(|b| *b != 0) {
-                damage.add(at, len as u64, || "there is data where the restore point has a hole".to_owned());
-            }
-            at += len as u64;
         }
         Ok(())
     }

@@ -2,10 +2,10 @@
 //! every package and key slot says of its repository (SPEC.md section 17).
 
 use super::create::{CreateOptions, write_new};
-use super::files::{FileStore, sync_dir};
+use super::files::{FileStore, read_small, sync_dir};
 use super::lease::Lease;
 use super::package_store::PackageStore;
-use super::repository::key_slots;
+use super::repository::{MAX_SMALL_FILE_BYTES, key_slots};
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{Encryption, Features, PACKAGE_HEADER_BYTES, PackageHeader, RepoHeader, RepoId, StoreKind};
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ pub struct RecoveredHeader {
 /// `Damaged` when packages and key slots do not say it, or contradict each other; `NewerFormat` when the header says that a
 /// newer program made it.
 pub fn recover_header(path: &Path) -> Result<RecoveredHeader> {
-    let text = fs::read(path.join("relict.toml")).unwrap_or_default();
+    let text = read_small(&path.join("relict.toml"), MAX_SMALL_FILE_BYTES).unwrap_or_default();
     if let Some(header) = one_byte_away(&text) {
         return Ok(RecoveredHeader { header, exact: true });
     }

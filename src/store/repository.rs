@@ -391,7 +391,7 @@ pub(super) fn package_store(path: &Path, header: &RepoHeader, index: &Arc<Index>
 }
 
 /// `relict.toml` and key slots have some hundred bytes.
-const MAX_SMALL_FILE_BYTES: u64 = 64 << 10;
+pub(super) const MAX_SMALL_FILE_BYTES: u64 = 64 << 10;
 
 /// Reads and validates `relict.toml`.
 ///

@@ -29,7 +29,16 @@ pub struct Forge {
 impl Forge {
     /// An unencrypted repository with the honest point in it.
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::over(tempfile::tempdir().unwrap())
+    }
+
+    /// As [`Forge::new`], in a file system in memory where there is one: files may be longer there than on any disk.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        Self::over(if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap())
+    }
+
+    fn over(dir: TempDir) -> Self {
         let options = CreateOptions { encrypt: false, ..CreateOptions::default() };
         create(&dir.path().join("repo"), &mut || Ok(Vec::new()), &options).unwrap();
         let mut forge = Self { dir, writer: None, points: 0 };

@@ -304,6 +304,7 @@ fn extents_that_overlap_or_reach_out() {
 #[test]
 fn sizes_beyond_all_disks() {
     fine(|forge| {
+        *forge = Forge::in_memory();
         // Not under the name that is written out.
         let most = u64::MAX >> 1;
         let sparse = |size, data_bytes| attributes(2, Inode { size, data_bytes, ..inode(0o100_644) });

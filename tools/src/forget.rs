@@ -174,7 +174,8 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         refuse_protected(&decisions)?;
     }
     if let Some(rule) = policy.versions {
-        return super::thin::run(context, &exclusive, options.change, &decisions, rule);
+        let done = super::thin::run(context, &exclusive, options.change, &decisions, rule)?;
+        return Ok(if left_alone > 0 { Outcome::Partial } else { done });
     }
     let sizes = groups(points);
     for group in &decisions {
