@@ -262,7 +262,7 @@ fn forgotten_but_pinned_point() {
         assert!(made.maint(&["forget", "--yes", &"01".repeat(16)]).status.success());
         let prune = made.maint(&["prune", "--yes"]);
         assert_eq!(prune.status.code(), Some(0), "{}", text(&prune));
-        assert!(text(&prune).contains("01010101 stays: shown by a mount"), "{}", text(&prune));
+        assert!(text(&prune).contains("01010101 stays: in use by a mount"), "{}", text(&prune));
     });
 }
 
