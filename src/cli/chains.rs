@@ -27,7 +27,10 @@ pub fn readable(repo: &Repository) -> Result<(Points, usize)> {
     for (id, record) in &all {
         if let Err(error) = record {
             unreadable += 1;
-            eprintln!("relict: restore point {id} is not shown, its record cannot be read: {}", escape_lines(&error.to_string()));
+            eprintln!(
+                "relict: restore point {id} is not shown, its record cannot be read: {}",
+                escape_lines(&error.to_string())
+            );
         }
     }
     if unreadable > 0 {

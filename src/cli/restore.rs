@@ -10,8 +10,8 @@ use super::{FilterArgs, POINTS};
 use crate::catalog::points::{Filter, short_id, split_path, time_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::restore::{self, Finding, Options, Overwrite, Plan, Progress, Report};
-use clap::{Args, ValueEnum};
 use crate::store::Repository;
+use clap::{Args, ValueEnum};
 use repo_format::PointRecord;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -97,8 +97,10 @@ pub fn run(context: &Context, args: RestoreArgs) -> Result<Outcome> {
 fn keep(context: &Context, repo: &Repository, point: &PointRecord) -> Result<()> {
     match repo.pin_point(point) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Error::new(ErrorKind::NotFound, format!("restore point {} was just removed", short_id(point)))
-            .advise("'relict snapshots' lists what there is")),
+        Ok(false) => {
+            Err(Error::new(ErrorKind::NotFound, format!("restore point {} was just removed", short_id(point)))
+                .advise("'relict snapshots' lists what there is"))
+        }
         Err(error) => {
             if context.verbose {
                 eprintln!("relict: nothing keeps a prune from removing the point meanwhile: {error}");

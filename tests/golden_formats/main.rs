@@ -42,6 +42,7 @@ impl Copy {
         copy
     }
 
+    /// A place beside the copy.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

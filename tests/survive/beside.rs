@@ -57,7 +57,11 @@ fn compare(at: &Path, id: &str, want: &Content) -> Result<(), String> {
     // What is wanted was restored to a file system that has no btrfs.compression.
     let options = CompareOptions::all().ignoring(&["btime", "holes", "blocks"]).ignoring_xattrs(b"btrfs.");
     let differences = diff(&want.manifest, &found, &options);
-    if differences.is_empty() { Ok(()) } else { Err(format!("restore point {id} in the mount: {}", differences.join("; "))) }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("restore point {id} in the mount: {}", differences.join("; ")))
+    }
 }
 
 /// Does `work` while every point that stays visible is read through a mount, again and again; once more afterwards. Gives
@@ -80,7 +84,11 @@ pub fn while_read<T>(run: &Run<'_>, work: impl FnOnce() -> T) -> (T, Vec<String>
         }
     };
     let done = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| while !stop.load(Ordering::Relaxed) { pass() });
+        let reader = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                pass()
+            }
+        });
         while read.load(Ordering::Relaxed) == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }

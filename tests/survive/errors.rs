@@ -44,7 +44,15 @@ fn failures(steps: &[(String, String)]) -> Vec<Failure> {
                 let near = &steps[at.saturating_sub(5)..(at + 4).min(steps.len())];
                 let around = near.iter().map(|(kind, path)| format!("{kind} {path}")).collect::<Vec<_>>().join(", ");
                 let pending = dirty.contains(path.as_str());
-                all.push(Failure { step: at + 1, kind: kind.clone(), path: path.clone(), errno, sticky, pending, around });
+                all.push(Failure {
+                    step: at + 1,
+                    kind: kind.clone(),
+                    path: path.clone(),
+                    errno,
+                    sticky,
+                    pending,
+                    around,
+                });
             }
         }
         match kind.as_str() {

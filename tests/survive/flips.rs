@@ -111,7 +111,11 @@ impl Package {
     fn is_noticed(&self, repository: &Repository, at: u64, mask: u8) -> bool {
         let store = Flipped { bytes: &self.bytes, at, mask };
         let number = self.segments.partition_point(|(start, _)| *start <= at);
-        match number.checked_sub(1).map(|number| self.segments[number]).filter(|(start, len)| at - start < u64::from(*len)) {
+        match number
+            .checked_sub(1)
+            .map(|number| self.segments[number])
+            .filter(|(start, len)| at - start < u64::from(*len))
+        {
             Some((start, len)) => read_segment(&store, repository.keys(), &self.id, start, len).is_err(),
             None => scan_package(&store, &self.id).map_or(true, |scanned| {
                 scanned.footer.is_none()
@@ -141,18 +145,23 @@ fn every_byte(bytes: u64, encrypt: bool) {
     let jobs = table::sample(jobs, usize::MAX, &mut random);
     let seed = random.next();
     let name = format!("rot: every byte of {total}{}", if encrypt { "" } else { ", not encrypted" });
-    table::row_of(&name, &jobs, |(_, range)| range.len(), |(number, range), say| {
-        let mut verdict = Verdict::default();
-        let mut random = Random::of(seed ^ range.start as u64);
-        for at in range.clone() {
-            let mask = 1 << random.below(8);
-            if !packages[*number].is_noticed(&repository, at as u64, mask) {
-                say(format!("byte {at} of package {}, bits {mask:#x}: nobody notices", packages[*number].id));
-                verdict.undetected += 1;
+    table::row_of(
+        &name,
+        &jobs,
+        |(_, range)| range.len(),
+        |(number, range), say| {
+            let mut verdict = Verdict::default();
+            let mut random = Random::of(seed ^ range.start as u64);
+            for at in range.clone() {
+                let mask = 1 << random.below(8);
+                if !packages[*number].is_noticed(&repository, at as u64, mask) {
+                    say(format!("byte {at} of package {}, bits {mask:#x}: nobody notices", packages[*number].id));
+                    verdict.undetected += 1;
+                }
             }
-        }
-        verdict
-    });
+            verdict
+        },
+    );
 }
 
 #[test]

@@ -178,7 +178,9 @@ fn emptied(run: &Run<'_>, disk: &Disk, done: bool, say: Say<'_>) -> Verdict {
     run.must("relict-maint", &["--quiet", "prune", "--yes", "--discard-unfinished"], &[0], &mut verdict, say);
     run.must("relict-maint", &["check", "--read-data"], &[0], &mut verdict, say);
     let ids = run.ids().unwrap_or_default();
-    if ids.is_empty() || (done && run.scene.operation.ends == Ends::Makes && ids.iter().all(|id| run.scene.known.contains_key(id))) {
+    if ids.is_empty()
+        || (done && run.scene.operation.ends == Ends::Makes && ids.iter().all(|id| run.scene.known.contains_key(id)))
+    {
         say(format!("the newest restore point is not there: {ids:?}"));
         verdict.lost += 1;
     }

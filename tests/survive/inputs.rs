@@ -56,9 +56,7 @@ pub fn change(dir: &Path, random: &mut Random) {
     }
     let one = |(offset, length): &(u64, u64)| format!(r#"{{"offset": {offset}, "length": {length}}}"#);
     let list = joined.iter().map(one).collect::<Vec<_>>().join(", ");
-    let text = format!(
-        r#"{{"format": "relict-extents-1", "base": "s1", "size": {DISK_BYTES}, "changed": [{list}]}}"#
-    );
+    let text = format!(r#"{{"format": "relict-extents-1", "base": "s1", "size": {DISK_BYTES}, "changed": [{list}]}}"#);
     std::fs::write(dir.join("list"), text).unwrap();
 }
 

@@ -15,7 +15,11 @@ use std::time::{Duration, Instant};
 /// What can run: its name in the table, and how it is called. `POINT` is the newest restore point, `OUT` a new directory.
 const RUNNERS: [(&str, &str, &[&str]); 11] = [
     ("backup", "relict", &["--quiet", "backup", "SOURCE"]),
-    ("ingest", "relict", &["--quiet", "ingest", "image", "DISK", "--source", "h:vm/sda", "--time", "2026-11-21T10:00:00Z"]),
+    (
+        "ingest",
+        "relict",
+        &["--quiet", "ingest", "image", "DISK", "--source", "h:vm/sda", "--time", "2026-11-21T10:00:00Z"],
+    ),
     ("mount", "relict", &["mount"]),
     ("restore", "relict", &["--quiet", "restore", "POINT:SOURCE", "-t", "OUT"]),
     ("check", "relict-maint", &["check", "--read-data"]),
@@ -39,7 +43,8 @@ enum Cell {
 /// The table of SPEC.md: by what runs and what is started.
 fn table() -> BTreeMap<(String, String), Cell> {
     let spec = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPEC.md")).unwrap();
-    let (_, after) = spec.split_once("<!-- beside each other -->\n").expect("SPEC.md has no table of what runs beside what");
+    let (_, after) =
+        spec.split_once("<!-- beside each other -->\n").expect("SPEC.md has no table of what runs beside what");
     let rows: Vec<Vec<&str>> = after
         .lines()
         .take_while(|line| line.starts_with('|'))
@@ -112,8 +117,7 @@ impl Held {
         let file = run.path("held");
         command.env("LD_PRELOAD", crate::shim::library()).env("FAULTS_ROOT", run.repo().canonicalize().unwrap());
         command.env(hold.0, hold.1.to_string()).env("FAULTS_HELD", &file);
-        let mut held =
-            Self { child: command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), file };
+        let mut held = Self { child: command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), file };
         let begun = Instant::now();
         while !held.file.exists() {
             assert!(held.child.try_wait().unwrap().is_none(), "{command:?} ended before it was held");
@@ -167,7 +171,14 @@ fn restored(run: &Run<'_>, number: usize, point: &str, out: &Path) -> Result<(),
     if differences.is_empty() { Ok(()) } else { Err((Some(0), differences.join("; "))) }
 }
 
-fn pair(scene: &Scene, point: &str, hold: Option<(&str, usize)>, running: usize, started: usize, cell: Cell) -> Vec<String> {
+fn pair(
+    scene: &Scene,
+    point: &str,
+    hold: Option<(&str, usize)>,
+    running: usize,
+    started: usize,
+    cell: Cell,
+) -> Vec<String> {
     let run = Run::new(scene);
     let mut wrong = Vec::new();
     let out = run.path("out-running");
@@ -234,7 +245,6 @@ macro_rules! rows {
 }
 rows!(backup ingest mount restore check forget prune compact repair rebuild keys);
 
-
 /// A prune keeps what is being restored, also when the point was forgotten after the restore began.
 #[test]
 fn a_point_that_is_restored_is_not_pruned() {
@@ -258,4 +268,33 @@ fn a_point_that_is_restored_is_not_pruned() {
     let target = run.path("gone");
     let output = run.program("relict").args(["restore", &format!("{going}:/"), "-t"]).arg(target).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+}
+
+/// Every line of the promise in SPEC.md names files that are there, and functions that are in them.
+#[test]
+fn the_promise_names_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let spec = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
+    let (_, after) = spec.split_once("| fault | relict | caused by |\n|---|---|---|\n").unwrap();
+    let rows: Vec<&str> = after.lines().take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 10);
+    for row in rows {
+        let causes = row.trim_matches('|').rsplit('|').next().unwrap();
+        let names: Vec<&str> = causes.split('`').skip(1).step_by(2).collect();
+        let (files, functions): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains('/'));
+        assert!(!files.is_empty(), "no test causes: {row}");
+        let text: String = files.iter().map(|file| text_of(&root.join(file))).collect();
+        for name in functions {
+            let wanted = name.strip_suffix('*').map_or_else(|| format!("fn {name}("), |front| format!("fn {front}"));
+            assert!(text.contains(&wanted) || text.contains(&format!(" {name}: ")), "no {name}: {row}");
+        }
+    }
+}
+
+/// A file, or all files of a directory.
+fn text_of(path: &Path) -> String {
+    if path.is_dir() {
+        return std::fs::read_dir(path).unwrap().map(|entry| text_of(&entry.unwrap().path())).collect();
+    }
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -93,23 +93,28 @@ fn all_commands_have_enough_of_512_mib() {
     };
     shape.make(&repo);
     let jobs = [()];
-    table::row_of(&format!("512 MiB of memory, {chunks} chunks"), &jobs, |()| COMMANDS.len(), |(), say| {
-        let mut verdict = Verdict::default();
-        for (program, args) in COMMANDS {
-            let out = dir.path().join("out");
-            let args = args.iter().map(|arg| if *arg == "OUT" { out.to_str().unwrap() } else { arg });
-            let mut command = bare(program, &repo, PASSWORD);
-            let begun = std::time::Instant::now();
-            let (code, peak) = group.run(command.args(args));
-            println!("{:?} s, {} MiB at most: {command:?}", begun.elapsed().as_secs_f32(), peak >> 20);
-            if code != Some(0) {
-                say(format!("{command:?} ended with {code:?}, {} MiB", peak >> 20));
-                verdict.manual += 1;
+    table::row_of(
+        &format!("512 MiB of memory, {chunks} chunks"),
+        &jobs,
+        |()| COMMANDS.len(),
+        |(), say| {
+            let mut verdict = Verdict::default();
+            for (program, args) in COMMANDS {
+                let out = dir.path().join("out");
+                let args = args.iter().map(|arg| if *arg == "OUT" { out.to_str().unwrap() } else { arg });
+                let mut command = bare(program, &repo, PASSWORD);
+                let begun = std::time::Instant::now();
+                let (code, peak) = group.run(command.args(args));
+                println!("{:?} s, {} MiB at most: {command:?}", begun.elapsed().as_secs_f32(), peak >> 20);
+                if code != Some(0) {
+                    say(format!("{command:?} ended with {code:?}, {} MiB", peak >> 20));
+                    verdict.manual += 1;
+                }
             }
-        }
-        let restored = std::fs::read(dir.path().join("out").join(name(100))).unwrap();
-        let want: Vec<u8> = (0..chunks_in_file).flat_map(|chunk| shape.chunk(100, chunk, 2)).collect();
-        verdict.wrong += u64::from(restored != want);
-        verdict
-    });
+            let restored = std::fs::read(dir.path().join("out").join(name(100))).unwrap();
+            let want: Vec<u8> = (0..chunks_in_file).flat_map(|chunk| shape.chunk(100, chunk, 2)).collect();
+            verdict.wrong += u64::from(restored != want);
+            verdict
+        },
+    );
 }

@@ -204,11 +204,8 @@ macro_rules! tests {
 pub(crate) use tests;
 
 /// What rots: two points, and an older state of everything beside.
-pub const ROTTEN: Operation = Operation {
-    name: "rot",
-    before: &[Before::Change, BACKUP, Before::Copy, Before::Change, BACKUP],
-    ..BASE
-};
+pub const ROTTEN: Operation =
+    Operation { name: "rot", before: &[Before::Change, BACKUP, Before::Copy, Before::Change, BACKUP], ..BASE };
 
 /// The row of this name.
 pub fn named(name: &str) -> Operation {

@@ -3,8 +3,8 @@
 //! No wrong byte may come out: a file is restored as it was, or restore says that it is not. And `check --read-data`
 //! reports whatever happened to packages and key slots.
 
-use crate::rig::Random;
 use crate::operations::ROTTEN;
+use crate::rig::Random;
 use crate::run::{Run, Verdict};
 use crate::scene::Scene;
 use crate::table;
@@ -16,12 +16,22 @@ const MANY: usize = 5000;
 
 #[derive(Debug, Clone)]
 enum Damage {
-    Flip { at: u64, bit: u8 },
+    Flip {
+        at: u64,
+        bit: u8,
+    },
     Lost,
     Emptied,
-    Cut { at: u64 },
-    Zeroed { at: u64, len: u64 },
-    Swapped { with: PathBuf },
+    Cut {
+        at: u64,
+    },
+    Zeroed {
+        at: u64,
+        len: u64,
+    },
+    Swapped {
+        with: PathBuf,
+    },
     /// The file as it was before the last backup; of a file that was not there then, nothing.
     Older,
     /// All files of `db/` as they were then: an index that is older than the packages.
@@ -57,7 +67,9 @@ fn jobs(repo: &Path, random: &mut Random) -> Vec<Job> {
     let mut all = vec![Job { file: "db".into(), damage: Damage::OlderIndex }];
     for (path, len) in &files {
         let mut add = |damage| all.push(Job { file: relative(path), damage });
-        [Damage::Lost, Damage::Emptied, Damage::Zeroed { at: 0, len: *len }, Damage::Older].into_iter().for_each(&mut add);
+        [Damage::Lost, Damage::Emptied, Damage::Zeroed { at: 0, len: *len }, Damage::Older]
+            .into_iter()
+            .for_each(&mut add);
         let reserve = path.ends_with("reserve");
         for at in (0..*len).step_by(4096).filter(|_| !reserve) {
             add(Damage::Cut { at: at.max(1) });

@@ -180,7 +180,8 @@ impl<'s> Run<'s> {
 
     /// The operation once more, undisturbed: nobody has to do anything before.
     fn again(&self, verdict: &mut Verdict, say: Say<'_>) {
-        let Some((name, args, codes)) = Some((self.operation.program, self.operation.args, self.operation.again)) else {
+        let Some((name, args, codes)) = Some((self.operation.program, self.operation.args, self.operation.again))
+        else {
             return;
         };
         if self.operation.keys.is_some() && self.ids().is_err() {

@@ -72,8 +72,7 @@ impl Scene {
     }
 
     fn before(operation: Operation, random: &mut Random) -> Self {
-        let mut scene =
-            Self { dir: place(), operation, known: BTreeMap::new(), new: Vec::new(), slot: String::new() };
+        let mut scene = Self { dir: place(), operation, known: BTreeMap::new(), new: Vec::new(), slot: String::new() };
         inputs::fill(scene.dir.path(), random);
         // A password that costs nothing to hash: it is hashed some ten thousand times.
         let kdf = KdfParams { memory_kib: 64, passes: 1, lanes: 1 };

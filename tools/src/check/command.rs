@@ -95,7 +95,9 @@ fn settled(repository: &Repository, request: Request, totals: &Arc<Totals>, stop
     if report.count(Severity::Problem) == 0 || !changed || stop.load(Ordering::Relaxed) {
         return Ok(report);
     }
-    eprintln!("relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again");
+    eprintln!(
+        "relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again"
+    );
     followed?;
     let Totals { packages, segments, chunks, bytes_read, packages_read, packages_left } = &**totals;
     let counts = [packages, segments, chunks, bytes_read, packages_read, packages_left];
