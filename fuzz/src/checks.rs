@@ -2,21 +2,40 @@
 //! `tests/fuzz_corpus.rs` what is in `fuzz/corpus`; `decoders` is relict in both.
 
 use decoders::catalog::points::{Filter, Points, printable, split_path, time_limit};
+use decoders::catalog::retention::Age;
 use decoders::ingest::btrfs::BtrfsDecoder;
 use decoders::ingest::change::{Change, Decode, Step};
+use decoders::ingest::exclude::{ExcludeOptions, Excludes, parse_size};
 use decoders::ingest::image::disk::Disk;
 use decoders::ingest::image::extents;
 use decoders::ingest::image::nbd::session::{ALLOCATION, Session};
+use decoders::ingest::image::nbd::uri::NbdUri;
 use decoders::ingest::image::rbd::{DiffDecoder, RawDecoder};
+use decoders::ingest::image::source::BlockSource;
+use decoders::ingest::image::swap;
+use decoders::store::{Keys, MemoryStore, PackageStore, Segment, read_segment, scan_package};
+use decoders::view::names;
 use repo_format::{
-    Child, JournalRecord, Key, KeyKind, KeySlot, Node, PackageFooter, PackageHeader, PointRecord, PointState,
-    RepoHeader, SegmentHeader, Time, Value,
+    CHECK_BYTES, Child, ChunkId, Codec, JournalRecord, Key, KeyKind, KeySlot, Node, PACKAGE_HEADER_BYTES,
+    PackageFooter, PackageHeader, PackageId, PackageKind, PointRecord, PointState, RepoHeader, RepoId, SegmentHeader,
+    SegmentKind, TableEntry, Time, Value, check_of,
 };
 use std::io::{self, Cursor, Read, Write};
 
 /// Each target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 6] =
-    [("btrfs", btrfs), ("rbd", rbd), ("nbd", nbd), ("extents", extents), ("records", records), ("times", times)];
+pub const TARGETS: [(&str, fn(&[u8])); 11] = [
+    ("btrfs", btrfs),
+    ("rbd", rbd),
+    ("nbd", nbd),
+    ("extents", extents),
+    ("partitions", partitions),
+    ("records", records),
+    ("segment", segment),
+    ("package", package),
+    ("times", times),
+    ("words", words),
+    ("excludes", excludes),
+];
 
 /// Steps that use up nothing, one after the other, before a decoder counts as stuck.
 const MAX_IDLE: usize = 16;
@@ -171,10 +190,14 @@ pub fn extents(data: &[u8]) {
     assert!(list.size.is_none_or(|size| at <= size), "{at} of {:?}", list.size);
 }
 
-/// The first byte says which record of the repository it is. A node that is taken can be read.
+/// The first byte says which record of the repository it is, and its highest bit whether the checksum is put right, so that
+/// what is behind it is reached. A node that is taken can be read.
 pub fn records(data: &[u8]) {
     let Some((mode, bytes)) = data.split_first() else { return };
-    match mode % 13 {
+    let kind = mode % 128 % 13;
+    let mended = if *mode < 128 { bytes.to_vec() } else { mended(kind, bytes) };
+    let bytes = &mended[..];
+    match kind {
         0 => drop(SegmentHeader::needed_bytes(bytes).and_then(|_| SegmentHeader::decode(bytes))),
         1 => drop(PackageHeader::decode(bytes)),
         2 => drop(PackageFooter::encoded_bytes(bytes).and_then(|_| PackageFooter::decode(bytes, 64))),
@@ -195,6 +218,197 @@ pub fn records(data: &[u8]) {
             }
         }
     }
+}
+
+/// The same bytes with the checksum that they should have.
+fn mended(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    match kind {
+        0 => mend_segment(&mut out),
+        // Everything that ends in its check.
+        1..=7 => {
+            if let Some(end) = out.len().checked_sub(CHECK_BYTES) {
+                let check = check_of(&out[..end]);
+                out[end..].copy_from_slice(&check);
+            }
+        }
+        8 => {
+            let line = b"check = \"";
+            let end = out.windows(line.len()).position(|at| at == line).unwrap_or(out.len());
+            let check: String = check_of(&out[..end]).iter().map(|byte| format!("{byte:02x}")).collect();
+            out.truncate(end);
+            out.extend(format!("check = \"{check}\"\n").bytes());
+        }
+        _ => {}
+    }
+    out
+}
+
+/// Puts the two checks of the segment at the beginning of some bytes right, as far as it is there.
+fn mend_segment(bytes: &mut [u8]) {
+    let Ok(front) = SegmentHeader::needed_bytes(bytes) else { return };
+    let stored = bytes.get(20..24).map_or(0, |field| u32::from_le_bytes(field.try_into().unwrap()) as usize);
+    if let Some(payload) = front.checked_add(stored).and_then(|end| bytes.get(front..end)) {
+        let check = check_of(payload);
+        bytes[32..48].copy_from_slice(&check);
+    }
+    if bytes.len() >= front {
+        let check = check_of(&[&bytes[..48], &bytes[64..front]].concat());
+        bytes[48..64].copy_from_slice(&check);
+    }
+}
+
+/// A segment as it is read from a package, decompressed: what is given out is as long as the table says. The first byte: as
+/// it is, with its checks put right, or made of a table of lengths and a payload.
+pub fn segment(data: &[u8]) {
+    let Some((mode, bytes)) = data.split_first() else { return };
+    let mut bytes = match mode % 3 {
+        0 | 1 => bytes.to_vec(),
+        _ => made_segment(bytes),
+    };
+    if mode % 3 == 1 {
+        mend_segment(&mut bytes);
+    }
+    let Ok(segment) = Segment::open(&mut bytes, None) else { return };
+    assert_eq!(segment.raw().len() as u64, segment.header().raw_bytes());
+    let mut at = 0;
+    for (start, row) in segment.rows() {
+        assert_eq!(start, at);
+        at += row.raw_bytes;
+        assert_eq!(segment.row_at(start), Some(row));
+    }
+    assert_eq!(at as usize, segment.raw().len());
+}
+
+/// The first byte: how many chunks; then three bytes for each one's length; then a zstd frame.
+fn made_segment(bytes: &[u8]) -> Vec<u8> {
+    let Some((rows, rest)) = bytes.split_first() else { return Vec::new() };
+    let (lengths, payload) = rest.split_at((usize::from(*rows % 8) * 3).min(rest.len() / 3 * 3));
+    let row = |len: &[u8]| TableEntry {
+        id: ChunkId([len[0]; 32]),
+        raw_bytes: u32::from_le_bytes([len[0], len[1], len[2], 0]),
+    };
+    let table: Vec<TableEntry> = lengths.chunks_exact(3).map(row).collect();
+    let (kind, codec) = (SegmentKind::Data, Codec::Zstd);
+    let (number, stored_bytes, payload_check) = (0, payload.len() as u32, check_of(payload));
+    let header = SegmentHeader { kind, codec, number, stored_bytes, payload_check, table };
+    [header.encode(), payload.to_vec()].concat()
+}
+
+/// A whole package, as recovery, rebuild and check go through it. The first byte: as it is, or with the checks of its
+/// header, its segments and its footer put right.
+pub fn package(data: &[u8]) {
+    let Some((mode, bytes)) = data.split_first() else { return };
+    let id = PackageId([0xab; 16]);
+    let mut bytes = bytes.to_vec();
+    if mode % 2 == 1 {
+        mend_package(&mut bytes, id);
+    }
+    let store = MemoryStore::default();
+    store.create(&id).unwrap();
+    store.append(&id, 0, &[&bytes]).unwrap();
+    let Ok(scanned) = scan_package(&store, &id) else { return };
+    let mut last = PACKAGE_HEADER_BYTES as u64;
+    for found in &scanned.segments {
+        assert!(found.offset >= last, "segments in order, and apart");
+        last = found.offset + found.header.segment_bytes();
+        assert!(last <= bytes.len() as u64, "no segment reaches out");
+        let _ = read_segment(&store, &Keys::none(), &id, found.offset, found.header.segment_bytes() as u32);
+    }
+}
+
+fn mend_package(bytes: &mut [u8], id: PackageId) {
+    if bytes.len() < PACKAGE_HEADER_BYTES {
+        return;
+    }
+    let header = PackageHeader { kind: PackageKind::Data, encrypted: false, repo: RepoId([1; 16]), package: id };
+    bytes[..PACKAGE_HEADER_BYTES].copy_from_slice(&header.encode());
+    let mut at = PACKAGE_HEADER_BYTES;
+    while at < bytes.len() {
+        let rest = &mut bytes[at..];
+        mend_segment(rest);
+        match SegmentHeader::needed_bytes(rest)
+            .and_then(|front| SegmentHeader::decode(rest.get(..front).unwrap_or(&[])))
+        {
+            Ok(header) => at = at.saturating_add(header.segment_bytes() as usize),
+            Err(_) => break,
+        }
+    }
+    // What is left is perhaps a footer.
+    let end = bytes.len() - CHECK_BYTES.min(bytes.len());
+    if let Some(start) = bytes.get(at..end).map(|_| at) {
+        let check = check_of(&bytes[start..end]);
+        bytes[end..].copy_from_slice(&check);
+    }
+}
+
+/// A disk in memory.
+struct Ram<'a>(&'a [u8]);
+
+impl BlockSource for Ram<'_> {
+    fn size(&self) -> u64 {
+        // Larger than what is there, so that tables may lead far.
+        self.0.len() as u64 + (1 << 30)
+    }
+
+    fn read(&mut self, offset: u64, out: &mut [u8]) -> decoders::Result<()> {
+        assert!(offset + out.len() as u64 <= self.size(), "a read outside of the disk: {offset}, {}", out.len());
+        out.fill(0);
+        let from = self.0.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+        let len = from.len().min(out.len());
+        out[..len].copy_from_slice(&from[..len]);
+        Ok(())
+    }
+
+    fn next_data(&mut self, within: std::ops::Range<u64>) -> decoders::Result<Option<std::ops::Range<u64>>> {
+        Ok(Some(within))
+    }
+}
+
+/// Partition tables of any disk: what is left out of it lies in it, and in order.
+pub fn partitions(data: &[u8]) {
+    let mut disk = Ram(data);
+    let Ok(swaps) = swap::find(&mut disk) else { return };
+    let mut last = 0;
+    for swap in swaps {
+        assert!(
+            swap.pages.start >= last && swap.pages.start < swap.pages.end && swap.pages.end <= disk.size(),
+            "{swap:?}"
+        );
+        last = swap.pages.end;
+    }
+}
+
+/// Addresses and names that people type or repositories hold. Names in the mount are one safe path component and come back.
+pub fn words(data: &[u8]) {
+    let name = names::escape(data);
+    assert!(!name.is_empty() && name.len() <= 255 && !name.contains('/') && !name.contains('\0'), "{name:?}");
+    assert!(name != "." && name != ".." && !name.chars().any(|c| c.is_ascii_control()), "{name:?}");
+    if let Some(back) = names::unescape(&name) {
+        assert_eq!(back, data);
+    }
+    let text = String::from_utf8_lossy(data);
+    let _ = names::unescape(&text);
+    let errors = [NbdUri::parse(&text).err(), text.parse::<Age>().err(), parse_size(&text).err()];
+    for error in errors.into_iter().flatten() {
+        let words = format!("{error}{}", error.advice().unwrap_or_default());
+        assert!(!words.chars().any(|c| c.is_control() && c != '\n'), "{words:?}");
+    }
+}
+
+/// The first line is a path, each other a pattern. Nothing that is excluded is so at random: the answer is the same again.
+pub fn excludes(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.split('\n').map(str::to_owned);
+    let path = std::path::PathBuf::from(format!("/{}", lines.next().unwrap_or_default()));
+    let (exclude, iexclude): (Vec<_>, Vec<_>) = lines.take(32).enumerate().partition(|(at, _)| at % 2 == 0);
+    let plain = |numbered: Vec<(usize, String)>| numbered.into_iter().map(|(_, line)| line).collect();
+    let options = ExcludeOptions { exclude: plain(exclude), iexclude: plain(iexclude), ..ExcludeOptions::default() };
+    let Ok(excludes) = Excludes::new(&options) else { return };
+    for is_dir in [false, true] {
+        assert_eq!(excludes.excluded(&path, is_dir), excludes.excluded(&path, is_dir));
+    }
+    assert!(!excludes.excluded(std::path::Path::new("/"), true), "the root is never excluded by a pattern");
 }
 
 /// What was taken is the same after it was written and read.
@@ -222,7 +436,11 @@ pub fn times(data: &[u8]) {
     let points = Points::new(vec![PointRecord::decode(POINT).unwrap()]);
     for text in [&text, &*String::from_utf8_lossy(data)] {
         let _ = time_limit(text, now);
-        if let Err(error) = points.resolve_at(text, &Filter::default(), now) {
+        let (old, new) = text.split_once("..").unwrap_or((text, "latest"));
+        let pair = points.resolve_pair(old, new, &Filter::default(), now).map(drop);
+        for error in
+            [points.resolve_at(text, &Filter::default(), now).map(drop), pair].into_iter().filter_map(Result::err)
+        {
             assert!(!error.to_string().chars().any(|c| c.is_control() && c != '\n'), "{error:?}");
         }
     }

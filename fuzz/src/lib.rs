@@ -18,6 +18,36 @@ pub mod checks;
 pub mod catalog {
     #[path = "../../../src/catalog/points.rs"]
     pub mod points;
+    #[path = "../../../src/catalog/retention.rs"]
+    pub mod retention;
+}
+
+/// Segments and packages, without the index over them.
+pub mod store {
+    #[path = "../../../src/store/buffers.rs"]
+    mod buffers;
+    #[path = "../../../src/store/keys.rs"]
+    mod keys;
+    #[path = "../../../src/store/memory.rs"]
+    mod memory;
+    #[path = "../../../src/store/package_store.rs"]
+    mod package_store;
+    #[path = "../../../src/store/scan.rs"]
+    mod scan;
+    #[path = "../../../src/store/segment.rs"]
+    mod segment;
+
+    pub use keys::Keys;
+    pub use memory::MemoryStore;
+    pub use package_store::PackageStore;
+    pub use scan::{read_segment, scan_package};
+    pub use segment::Segment;
+}
+
+/// Names in the mount.
+pub mod view {
+    #[path = "../../../src/view/names.rs"]
+    pub mod names;
 }
 
 /// The rooms of ingest that decoders need.
@@ -26,6 +56,8 @@ pub mod ingest {
     pub mod btrfs;
     #[path = "../../../src/ingest/change.rs"]
     pub mod change;
+    #[path = "../../../src/ingest/exclude.rs"]
+    pub mod exclude;
     /// The seam that `--no-data` streams read through.
     pub mod stream {
         #[path = "../../../../src/ingest/stream/source.rs"]
@@ -42,6 +74,10 @@ pub mod ingest {
         pub mod nbd;
         #[path = "../../../../src/ingest/image/rbd/mod.rs"]
         pub mod rbd;
+        #[path = "../../../../src/ingest/image/source.rs"]
+        pub mod source;
+        #[path = "../../../../src/ingest/image/swap.rs"]
+        pub mod swap;
 
         /// As in the room itself.
         fn bad(what: impl Into<String>) -> crate::Error {

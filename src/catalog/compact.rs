@@ -8,7 +8,7 @@ use super::points::Points;
 use super::prune::{Plan, PruneOptions, plan};
 use super::tree::range;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{PACKAGE_BYTES, PackageInfo, Repository, Writer, announce, scan_package};
+use crate::store::{Location, PACKAGE_BYTES, PackageInfo, Repository, Writer, announce, scan_package};
 use repo_format::{ChunkId, Extent, Key, PackageKind, PointRecord, SegmentKind};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,7 +88,8 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
         if gone.is_none() && !is_small && !has_holes {
             continue;
         }
-        let rewrite = measure(repository, info, occupied, gone)?;
+        let indexed = dead.indexed.get(&info.number).copied().unwrap_or(0);
+        let rewrite = measure(repository, info, occupied, gone, indexed)?;
         if (rewrite.live_bytes as f64) < options.min_live * info.bytes as f64 {
             out.push(rewrite);
         } else if is_small {
@@ -111,16 +112,20 @@ fn measure(
     info: PackageInfo,
     occupied: u64,
     gone: Option<&HashSet<ChunkId>>,
+    indexed: u64,
 ) -> Result<Rewrite> {
     let scanned = scan_package(&**repository.packages(), &info.id)?;
     let dead = gone.map(|gone| gone.iter().copied().collect()).unwrap_or_default();
+    // Without a chunk that another package has too, there is nothing to look up.
+    let plain = scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>() == indexed;
     let mut out = Rewrite { info, live_bytes: 0, occupied, chunks: Vec::new(), dead };
     for found in &scanned.segments {
         let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
-        let places = repository.index().locate_many(&ids)?;
+        let places = if plain { vec![None; ids.len()] } else { repository.index().locate_many(&ids)? };
         let mut live = 0;
         for (row, place) in found.header.table.iter().zip(places) {
-            let here = place.is_some_and(|at| at.package == info.number && u64::from(at.offset) == found.offset);
+            let at_home = |at: Location| at.package == info.number && u64::from(at.offset) == found.offset;
+            let here = plain || place.is_some_and(at_home);
             if here && gone.is_none_or(|gone| !gone.contains(&row.id)) {
                 live += u64::from(row.raw_bytes);
                 out.chunks.push((found.header.kind, row.id));

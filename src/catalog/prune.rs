@@ -50,6 +50,8 @@ pub struct Plan {
     pub packages: Vec<PackagePlan>,
     /// (package, segment offset, chunk id) of every chunk that nobody needs.
     dead: Sorted<40>,
+    /// Chunks that the index has in each package.
+    pub(super) indexed: HashMap<u32, u64>,
     /// Chunks in the index that nobody needs.
     pub dead_chunks: u64,
     /// Chunks that are needed.
@@ -182,6 +184,7 @@ impl Planner<'_> {
             stale_states,
             packages: Vec::new(),
             dead: Sorter::new(1).finish()?,
+            indexed: HashMap::new(),
             dead_chunks: 0,
             live_chunks: 0,
             room: 0,
@@ -191,6 +194,7 @@ impl Planner<'_> {
         };
         let counts = self.compare(&needed, &mut plan)?;
         self.choose(&counts, newest, &mut plan)?;
+        plan.indexed = counts.into_iter().map(|(number, count)| (number, count.chunks)).collect();
         Ok(plan)
     }
 

@@ -112,6 +112,7 @@ pub fn record_health(
     last: Option<LastCheck>,
     damaged: &[(u32, u32)],
 ) -> Result<()> {
+    super::repository::writable_header(repository.path())?;
     let _lease = Lease::take(&repository.path().join("lock"))?;
     let with_blobs = repository.header().store == StoreKind::RocksDb;
     let index = Index::open_writer(&repository.path().join("db"), with_blobs, false)?;

@@ -133,7 +133,7 @@ pub fn open_slot(slot: &KeySlot, password: &[u8]) -> Result<Option<[u8; 32]>> {
     Ok(opened.ok().and_then(|plain| <[u8; 32]>::try_from(&*plain).ok()))
 }
 
-/// Memory times passes that a password is hashed over at most, in KiB: some ten seconds. relict itself takes 46 MiB, once.
+/// Memory times passes that a password is hashed over at most, in KiB: some ten seconds. relict itself takes some MiB.
 const MOST_HASHED_KIB: u64 = 8 << 20;
 
 /// The first of these slots that the password opens, with the master key; those that cost least are tried first. One that
@@ -173,7 +173,7 @@ fn affordable(slot: &KeySlot) -> Result<()> {
         kdf.memory_kib >> 10,
         kdf.passes
     );
-    let advice = "it was not tried; relict makes slots of 46 MiB: if nobody made this one on purpose, restore keys/ from a \
+    let advice = "it was not tried; relict makes slots of some MiB: if nobody made this one on purpose, restore keys/ from a \
                   copy; else use a machine with more memory free";
     Err(Error::damaged(what).advise(advice))
 }

@@ -121,6 +121,8 @@ impl Repository {
     pub fn release(&self, points: &[PointId]) {
         if let (Some(pin), false) = (self.pin.get(), points.is_empty()) {
             let _ = pin.let_go(points);
+            // Shown again, a point is what it is then: it may have been thinned.
+            points.iter().for_each(|id| self.forget_record(id));
         }
     }
 
@@ -135,7 +137,9 @@ impl Repository {
         }
         // A prune that did not see the pin has taken its points out of the list before it took anything else.
         self.refresh()?;
-        Ok(self.index().points()?.iter().any(|(id, _)| *id == point.id))
+        // A record of the same id that is another one is of a point that was thinned, or repaired, meanwhile.
+        let record = self.keys().chunk_id(&point.encode());
+        Ok(self.index().points()?.iter().any(|(id, chunk)| *id == point.id && *chunk == record))
     }
 
     /// The visible points, pinned if there is a pin.

@@ -5,7 +5,7 @@ use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::keys::Keys;
 use super::lease::Lease;
 use super::recover::{finish_open_packages, index_segment, read_record, read_state};
-use super::repository::{Unlock, open_keys, package_store, read_header};
+use super::repository::{Unlock, open_keys, package_store, writable_header};
 use super::scan::scan_package;
 use super::{FileStore, PackageStore};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,7 +37,7 @@ pub struct Rebuilt {
 /// # Errors
 /// `Locked` beside a writer; `Usage` for a repository whose packages are in the database itself.
 pub fn rebuild(path: &Path, unlock: &mut Unlock<'_>) -> Result<Rebuilt> {
-    let header = read_header(path)?;
+    let header = writable_header(path)?;
     if header.store == StoreKind::RocksDb {
         return Err(Error::new(ErrorKind::Usage, "the packages of this repository are inside its database, so there is nothing apart from it to rebuild from")
             .advise("restore db/ from a copy; 'init --store files' (the default) keeps packages apart"));

@@ -245,9 +245,10 @@ impl Repository {
             Some(at) => self.chunk_at(id, at),
             None => Err(lost(id, "it is not in the index")),
         };
-        first.or_else(|error| match self.moved(id, place)? {
-            Some(now) => self.chunk_at(id, now),
-            None => Err(error),
+        // What was wrong at first says more than why the index could not be asked again.
+        first.or_else(|error| match self.moved(id, place) {
+            Ok(Some(now)) => self.chunk_at(id, now),
+            Ok(None) | Err(_) => Err(error),
         })
     }
 
@@ -420,6 +421,20 @@ pub fn read_header(path: &Path) -> Result<RepoHeader> {
             }
         }
     })
+}
+
+/// As [`read_header`], for who is going to write.
+///
+/// # Errors
+/// As [`read_header`]; `NewerFormat` for a repository with features that this program can only read.
+pub(super) fn writable_header(path: &Path) -> Result<RepoHeader> {
+    let header = read_header(path)?;
+    if header.writable() {
+        return Ok(header);
+    }
+    let what = format!("{} uses features this program can only read", path.display());
+    Err(Error::new(ErrorKind::NewerFormat, what)
+        .advise("nothing was changed; write to it with the newer relict that made it"))
 }
 
 /// The key slots of a repository, with their file names.

@@ -7,7 +7,7 @@ use super::create::write_new;
 use super::files::sync_dir;
 use super::keys::{make_slot, open_any, open_slot, random, slot_name};
 use super::lease::Lease;
-use super::repository::{key_slots, read_header};
+use super::repository::{key_slots, read_header, writable_header};
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{Encryption, KdfParams, KeySlot, RepoHeader};
 use std::fs;
@@ -77,6 +77,7 @@ impl Keyring {
     /// `Locked`; `Usage` for a repository without encryption; the medium's.
     pub fn open(path: &Path) -> Result<Self> {
         let header = encrypted(path)?;
+        writable_header(path)?;
         let lease = Lease::take(&path.join("lock"))?;
         let out = Self { dir: path.join("keys"), header, _lease: lease };
         out.clean()?;

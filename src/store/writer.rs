@@ -10,7 +10,7 @@ use super::lease::Lease;
 use super::package_store::PackageStore;
 use super::present::Present;
 use super::recover;
-use super::repository::{OpenOptions, Repository, Unlock, open_keys_and_index, read_header};
+use super::repository::{OpenOptions, Repository, Unlock, open_keys_and_index, writable_header};
 use super::segment::Packed;
 use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -118,14 +118,7 @@ impl Writer {
     /// # Errors
     /// `Locked`, and as [`Repository::open`].
     pub fn open(path: &Path, unlock: &mut Unlock<'_>, options: &OpenOptions) -> Result<Self> {
-        let header = read_header(path)?;
-        if !header.writable() {
-            return Err(Error::new(
-                ErrorKind::NewerFormat,
-                format!("{} uses features this program can only read", path.display()),
-            )
-            .advise("nothing was changed; write to it with the newer relict that made it"));
-        }
+        let header = writable_header(path)?;
         let lease = Lease::take(&path.join("lock"))?;
         let with_blobs = header.store == StoreKind::RocksDb;
         let open_index = || Index::open_writer(&path.join("db"), with_blobs, false);

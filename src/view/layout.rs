@@ -388,7 +388,9 @@ impl Layout {
     }
 
     fn slot_for(&mut self, parent: u64, dir: &str, point: &Arc<PointRecord>, path: &str) -> u32 {
-        if let Some(slot) = self.slot_of.get(&(parent, point.id)) {
+        // One that was let go of, thinned, and is shown again has another tree, and other inode numbers for it.
+        let same = |slot: &&u32| self.slots.get(slot).is_some_and(|known| known.point.root == point.root);
+        if let Some(slot) = self.slot_of.get(&(parent, point.id)).filter(same) {
             return *slot;
         }
         let mut hasher = blake3::Hasher::new();

@@ -102,7 +102,9 @@ pub fn survives(forge: &mut Forge) -> (Ran, String) {
 
 fn honest_is_whole(forge: &Forge, after: &str) {
     let ran = run(forge, "relict cat --host honest latest:/honest");
-    assert_eq!((ran.code, ran.text.as_bytes()), (Some(0), HONEST), "the honest restore point, after {after}");
+    // Before the content stands what is said of restore points whose records cannot be read.
+    let content = ran.text.as_bytes();
+    assert!(ran.code == Some(0) && content.ends_with(HONEST), "the honest restore point, after {after}: {}", ran.text);
 }
 
 /// A command of the programs, bounded and on the repository.

@@ -49,6 +49,25 @@ impl Terminal {
         self
     }
 
+    /// Waits for a question for a password, and until what is typed is not shown: the question comes first.
+    fn wait_hidden(&mut self, what: &str) -> &mut Self {
+        self.wait_for(what);
+        let script = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{script}/task/{script}/children")).unwrap();
+        let child = children.split_whitespace().next().unwrap();
+        let terminal = fs::read_link(format!("/proc/{child}/fd/0")).unwrap();
+        let begun = Instant::now();
+        let echo = || {
+            let shown = Command::new("stty").arg("-a").arg("-F").arg(&terminal).output().unwrap();
+            String::from_utf8(shown.stdout).unwrap().split([' ', ';', '\n']).any(|flag| flag == "echo")
+        };
+        while echo() {
+            assert!(begun.elapsed().as_secs() < 30, "what is typed is shown");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self
+    }
+
     fn keys(&mut self, keys: &str) -> &mut Self {
         self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
         self
@@ -120,23 +139,23 @@ fn a_password_is_typed_and_not_shown() {
     three_points(&rig, 1000);
     for (program, args) in [("relict-maint", &["check"][..]), ("relict", &["snapshots"])] {
         let mut terminal = Terminal::start(&rig, program, args, false);
-        let (code, text) = terminal.wait_for("assword").keys(&format!("{PASSWORD}\n")).end();
+        let (code, text) = terminal.wait_hidden("assword").keys(&format!("{PASSWORD}\n")).end();
         assert_eq!(code, Some(0), "{text}");
         assert!(!text.contains(PASSWORD), "the password stands on the screen: {text}");
         // A slip is forgiven, twice.
         let mut terminal = Terminal::start(&rig, program, args, false);
-        terminal.wait_for("assword of").keys("wrong\n").wait_for("does not open").wait_for("assword of");
+        terminal.wait_hidden("assword of").keys("wrong\n").wait_for("does not open").wait_hidden("assword of");
         let (code, text) = terminal.keys(&format!("{PASSWORD}\n")).end();
         assert_eq!(code, Some(0), "{text}");
         let mut terminal = Terminal::start(&rig, program, args, false);
         for _ in 0..3 {
-            terminal.wait_for("assword of").keys("wrong\n");
+            terminal.wait_hidden("assword of").keys("wrong\n");
         }
         let (code, text) = terminal.end();
         assert_eq!(code, Some(12), "{text}");
     }
     let mut terminal = Terminal::start(&rig, "relict-maint", &["check"], false);
-    let (code, text) = terminal.wait_for("assword").keys("\u{3}").end();
+    let (code, text) = terminal.wait_hidden("assword").keys("\u{3}").end();
     assert_eq!(code, Some(130), "{text}");
 }
 
@@ -146,7 +165,7 @@ fn a_new_password_is_typed_twice() {
     three_points(&rig, 1000);
     let add = |first: &str, second: &str| {
         let mut terminal = Terminal::start(&rig, "relict-maint", &["keys", "add"], true);
-        terminal.wait_for("assword").keys(first).wait_for("again").keys(second).end()
+        terminal.wait_hidden("assword").keys(first).wait_hidden("again").keys(second).end()
     };
     let (code, text) = add("one\n", "another\n");
     assert_eq!(code, Some(2), "{text}");
@@ -155,11 +174,11 @@ fn a_new_password_is_typed_twice() {
     assert_eq!(code, Some(0), "{text}");
     assert!(!text.contains("second\r"), "{text}");
     let mut terminal = Terminal::start(&rig, "relict", &["snapshots"], false);
-    let (code, text) = terminal.wait_for("assword").keys("second\n").end();
+    let (code, text) = terminal.wait_hidden("assword").keys("second\n").end();
     assert_eq!(code, Some(0), "{text}");
     fs::remove_dir_all(rig.path("repo")).unwrap();
     let mut terminal = Terminal::start(&rig, "relict", &["init"], false);
-    let (code, text) = terminal.wait_for("assword").keys("mine\n").wait_for("again").keys("mine\n").end();
+    let (code, text) = terminal.wait_hidden("assword").keys("mine\n").wait_hidden("again").keys("mine\n").end();
     assert_eq!(code, Some(0), "{text}");
     assert!(rig.path("repo/relict.toml").exists());
 }

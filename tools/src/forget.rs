@@ -1,8 +1,8 @@
 //! `forget`: restore points that no rule keeps are hidden. Nothing is removed before `prune`.
 
-use super::maint::{Change, Chosen, Exclusive, clock, confirmed, label, named, point_json};
+use super::maint::{Change, Chosen, Exclusive, clock, confirmed, label, named, point_json, short};
 use clap::Args;
-use relict::catalog::points::printable;
+use relict::catalog::points::{printable, time_name};
 use relict::catalog::protection::{Clock, Wish, next_state};
 use relict::catalog::retention::{Age, Decision, Period, Policy, groups};
 use relict::catalog::thin::VersionRule;
@@ -11,8 +11,11 @@ use relict::cli::exit::Outcome;
 use relict::cli::text::counted;
 use relict::store::States;
 use relict::{Error, ErrorKind, Result};
-use repo_format::PointState;
+use repo_format::{PointState, Time};
 use serde_json::json;
+
+/// A point may be dated so far after the clock: hosts differ, and a source may say when it was taken.
+const MAX_FUTURE_SECS: i64 = 86_400;
 
 /// Options of `forget`.
 #[derive(Args)]
@@ -165,6 +168,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     } else {
         groups(points.clone()).into_values().map(|group| policy.decide(group)).collect()
     };
+    let left_alone = if policy.is_empty() { 0 } else { leave_future(context, &mut decisions, &clock) };
     protect(&mut decisions, &states, &clock);
     if policy.is_empty() {
         refuse_protected(&decisions)?;
@@ -189,7 +193,36 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
             .advise("nothing was changed; if that is meant, add --unsafe-allow-remove-all"));
         }
     }
-    execute(context, options, &exclusive, &decisions, &states, &clock)
+    let done = execute(context, options, &exclusive, &decisions, &states, &clock)?;
+    Ok(if left_alone > 0 { Outcome::Partial } else { done })
+}
+
+/// Takes out the groups that have a point dated more than a day after the clock, and says so; gives their number. Either the
+/// clock is wrong, or it was: by a policy such points would stand for the newest, and what is backed up from now on would be
+/// forgotten at once.
+fn leave_future(context: &Context, decisions: &mut Vec<Vec<Decision>>, clock: &Clock) -> usize {
+    let before = decisions.len();
+    decisions.retain(|group| {
+        let newest = group.iter().map(|decision| &decision.point).max_by_key(|point| point.time);
+        let Some(point) = newest.filter(|point| point.time.sec > clock.now.saturating_add(MAX_FUTURE_SECS)) else {
+            return true;
+        };
+        let now = time_name(Time { sec: clock.now, nsec: 0 });
+        let (host, source) = (printable(&point.host), printable(&point.source));
+        let what = format!(
+            "nothing of {host}:{source} was forgotten: the clock says {now}, but restore point {} is dated {}; set the clock, or, \
+             if that point was made under a wrong clock, forget it by its id",
+            short(&point.id),
+            time_name(point.time)
+        );
+        if context.json {
+            println!("{}", json!({"message_type": "clock", "what": what}));
+        } else {
+            eprintln!("{what}");
+        }
+        false
+    });
+    before - decisions.len()
 }
 
 fn protect(decisions: &mut [Vec<Decision>], states: &States, clock: &Clock) {

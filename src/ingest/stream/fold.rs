@@ -6,7 +6,7 @@ use super::path::refused;
 use super::staged::Staged;
 use crate::catalog::edits::EditSet;
 use crate::catalog::tree::{self, Edit};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, Extent, FileKind, Inode, Key, KeyKind, Value};
 use std::collections::HashSet;
 
@@ -90,7 +90,7 @@ impl Apply<'_, '_> {
 
     fn recut_of(&mut self, ino: u64, id: ContentId, is_unread: bool) -> Result<bool> {
         if !is_unread {
-            return self.recut(id, None);
+            return self.recut(id, None).map_err(|error| self.cannot_join(ino, error));
         }
         let path = self.state.tree.path_of(ino)?.ok_or_else(|| {
             let name = self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();
@@ -98,6 +98,20 @@ impl Apply<'_, '_> {
         })?;
         self.recut(id, Some(&path))
             .map_err(|e| e.context(format_args!("reading '{}'", crate::catalog::points::printable(&path))))
+    }
+
+    /// What to say where content beside a change, which is needed to cut anew, is damaged in the repository.
+    fn cannot_join(&self, ino: u64, error: Error) -> Error {
+        if error.kind() != ErrorKind::Damaged {
+            return error;
+        }
+        let own_name = || self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();
+        let path = self.state.tree.path_of(ino).ok().flatten().unwrap_or_else(own_name);
+        let shown = crate::catalog::points::printable(&path);
+        error.context(format!("what the stream changes of '{shown}' cannot be joined to what is stored of it")).advise(
+            "nothing was sealed: mend the repository ('relict-maint repair --from' a copy, or '--from-source') and run this \
+             again, or ingest the whole state instead of what changed",
+        )
     }
 
     /// Takes the rows of numbers away that nobody has any more.

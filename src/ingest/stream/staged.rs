@@ -463,7 +463,8 @@ impl<'s> StagedTree<'s> {
         let mut parts: Vec<&[u8]> = Vec::new();
         let mut at = ino;
         while at != ROOT_INO {
-            let Some(staged) = self.inodes.get(&at) else { return Ok(None) };
+            // A damaged parent's directories can form a circle.
+            let Some(staged) = self.inodes.get(&at).filter(|_| parts.len() <= self.inodes.len()) else { return Ok(None) };
             let named = self.lookup(staged.parent, &staged.name)?;
             if named.is_none_or(|dirent| dirent.ino != at) {
                 return Ok(None);

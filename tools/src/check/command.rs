@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Node and segment cache of a check; packages are read past it.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 32 << 20;
 
 /// How often a running check writes down what it has verified: the lease is held for that, for some hundredths of a second.
 const KEEP_EVERY: Duration = Duration::from_secs(30);

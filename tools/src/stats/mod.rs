@@ -15,7 +15,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use usage::{Share, Usage};
 
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 32 << 20;
 
 /// Options of `stats`.
 #[derive(Args)]

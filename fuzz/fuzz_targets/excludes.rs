@@ -1,0 +1,4 @@
+//! `excludes` of `checks`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| decoders::checks::excludes(data));

@@ -1,0 +1,4 @@
+//! `partitions` of `checks`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| decoders::checks::partitions(data));

@@ -1,0 +1,4 @@
+//! `segment` of `checks`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| decoders::checks::segment(data));
