@@ -17,7 +17,9 @@ use repo_format::PackageId;
 use std::ops::Range;
 use std::path::Path;
 
+/// Bytes of a job, in segments and around them.
 const PIECE_BYTES: usize = 64 << 10;
+const FRAME_BYTES: usize = 256;
 
 /// One package in memory, with one bit that is wrong.
 struct Flipped<'a> {
@@ -138,10 +140,17 @@ fn every_byte(bytes: u64, encrypt: bool) {
     let total: usize = packages.iter().map(|package| package.bytes.len()).sum();
     assert!(total as u64 >= bytes, "{total} bytes");
     let pieces = |(number, package): (usize, &Package)| {
-        let len = package.bytes.len();
-        (0..len).step_by(PIECE_BYTES).map(move |from| (number, from..(from + PIECE_BYTES).min(len))).collect::<Vec<_>>()
+        let (from, to) =
+            (package.segments[0].0 as usize, package.segments.last().map_or(0, |(at, len)| at + u64::from(*len)));
+        let (to, end) = (to as usize, package.bytes.len());
+        let cut = |range: Range<usize>, step| {
+            range.clone().step_by(step).map(move |at| (number, at..(at + step).min(range.end))).collect::<Vec<_>>()
+        };
+        // What is not in a segment costs a scan of the whole package each time.
+        [cut(0..from, FRAME_BYTES), cut(from..to, PIECE_BYTES), cut(to..end, FRAME_BYTES)].concat()
     };
     let jobs: Vec<(usize, Range<usize>)> = packages.iter().enumerate().flat_map(pieces).collect();
+    assert_eq!(jobs.iter().map(|(_, range)| range.len()).sum::<usize>(), total);
     let jobs = table::sample(jobs, usize::MAX, &mut random);
     let seed = random.next();
     let name = format!("rot: every byte of {total}{}", if encrypt { "" } else { ", not encrypted" });

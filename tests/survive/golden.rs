@@ -25,7 +25,7 @@ const FIRST_FILE: u64 = 2;
 impl Shape {
     /// What file `file` holds from its chunk `chunk` on, in a restore point.
     pub fn chunk(&self, file: u64, chunk: u64, point: u8) -> Vec<u8> {
-        let version = if file % 100 == 0 { u64::from(point) } else { 0 };
+        let version = if file.is_multiple_of(100) { u64::from(point) } else { 0 };
         let seed = (file * self.chunks_in_file + chunk) * u64::from(POINTS + 1) + version;
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd6e8_feb8_6659_fd93;
         let mut out = Vec::with_capacity(self.chunk_bytes + 8);

@@ -284,7 +284,8 @@ fn the_promise_names_its_tests() {
         let (files, functions): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains('/'));
         assert!(!files.is_empty(), "no test causes: {row}");
         let text: String = files.iter().map(|file| text_of(&root.join(file))).collect();
-        for name in functions {
+        // What has a space is a command.
+        for name in functions.into_iter().filter(|name| !name.contains(' ')) {
             let wanted = name.strip_suffix('*').map_or_else(|| format!("fn {name}("), |front| format!("fn {front}"));
             assert!(text.contains(&wanted) || text.contains(&format!(" {name}: ")), "no {name}: {row}");
         }
@@ -296,5 +297,6 @@ fn text_of(path: &Path) -> String {
     if path.is_dir() {
         return std::fs::read_dir(path).unwrap().map(|entry| text_of(&entry.unwrap().path())).collect();
     }
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    String::from_utf8_lossy(&bytes).into_owned()
 }

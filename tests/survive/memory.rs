@@ -39,6 +39,7 @@ impl Group {
     }
 
     /// Runs a program in the group: how it ended, and the most memory it had of its own, in bytes.
+    #[expect(clippy::zombie_processes, reason = "wait4 waits for it")]
     fn run(&self, command: &Command) -> (Option<i32>, u64) {
         let mut shell = Command::new("sh");
         shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.0.join("cgroup.procs"));

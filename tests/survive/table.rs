@@ -46,13 +46,13 @@ pub fn row_of<J: Sync + std::fmt::Debug>(
     fault: impl Fn(&J, &mut dyn FnMut(String)) -> Verdict + Sync,
 ) {
     assert!(!jobs.is_empty(), "{name}: there is nothing to do");
-    let budget = all().then(|| setting("RELICT_SURVIVE_BUDGET", usize::MAX)).unwrap_or(usize::MAX) as u64;
+    let budget = if all() { setting("RELICT_SURVIVE_BUDGET", usize::MAX) } else { usize::MAX };
     let begun = Instant::now();
     let (next, ran) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let (total, complaints) = (Mutex::new(Verdict::default()), Mutex::new(Vec::new()));
     let worker = || {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if begun.elapsed() > Duration::from_secs(budget) {
+            if begun.elapsed() > Duration::from_secs(budget as u64) {
                 break;
             }
             let mut say = |words: String| complaints.lock().unwrap().push(format!("{name}, {job:?}: {words}"));
