@@ -22,8 +22,11 @@ use repo_format::{
 };
 use std::io::{self, Cursor, Read, Write};
 
+/// What is asked of a decoder: to take any bytes and not to panic.
+pub type Check = fn(&[u8]);
+
 /// Each target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 11] = [
+pub const TARGETS: [(&str, Check); 11] = [
     ("btrfs", btrfs),
     ("rbd", rbd),
     ("nbd", nbd),

@@ -280,7 +280,7 @@ fn init_goes_on_where_one_was_killed_and_nowhere_else() {
     assert!(!dir.path().join("relict.toml.init").exists());
     for foreign in ["file", "packages/file"] {
         let dir = killed(foreign);
-        create(dir.path(), &mut unlock, &cheap()).err().expect(foreign);
+        create(dir.path(), &mut unlock, &cheap()).expect_err(foreign);
         assert!(dir.path().join(foreign).exists() && dir.path().join("keys").exists(), "{foreign}");
     }
     let dir = killed("");
