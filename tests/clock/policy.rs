@@ -10,7 +10,8 @@ pub const YEARLY: usize = 3;
 /// Which of these times, newest first, are kept.
 pub fn keeps(times: &[i64]) -> Vec<bool> {
     let mut kept = vec![false; times.len()];
-    let rules: [(usize, fn(i64) -> i64); 4] = [
+    type Period = fn(i64) -> i64;
+    let rules: [(usize, Period); 4] = [
         (DAILY, day),
         (WEEKLY, |sec| (day(sec) + 3).div_euclid(7)),
         (MONTHLY, |sec| months(day(sec))),

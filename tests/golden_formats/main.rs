@@ -21,7 +21,7 @@ fn folder() -> PathBuf {
 }
 
 /// A copy of a repository, and room beside it.
-pub struct Copy {
+pub(crate) struct Copy {
     dir: TempDir,
     password: &'static str,
 }
@@ -36,19 +36,19 @@ impl Copy {
     }
 
     /// A new repository, encrypted.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let copy = Self { dir: tempfile::tempdir().unwrap(), password: PASSWORD };
         copy.says("relict --quiet init", 0);
         copy
     }
 
     /// A place beside the copy.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Runs a command line on it.
-    pub fn run(&self, line: &str) -> Output {
+    pub(crate) fn run(&self, line: &str) -> Output {
         let mut words = line.split(' ');
         let program = Path::new(env!("CARGO_BIN_EXE_relict")).with_file_name(words.next().unwrap());
         assert!(program.exists(), "{} is missing: cargo build --release --workspace makes it", program.display());
@@ -59,7 +59,7 @@ impl Copy {
     }
 
     /// Runs a command line that must end with this exit code; what it said.
-    pub fn says(&self, line: &str, code: i32) -> String {
+    pub(crate) fn says(&self, line: &str, code: i32) -> String {
         let output = self.run(line);
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{line}: {text}");
