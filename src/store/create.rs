@@ -90,15 +90,15 @@ fn begin(path: &Path) -> Result<File> {
         Err(TryLockError::Error(e)) => return Err(failed(e)),
         Ok(()) => {}
     }
-    // No package was ever written under this name, so what is removed holds nobody's data; remove_dir makes sure.
-    let absent = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
-    let removals = [
-        fs::remove_dir(path.join("packages")),
-        fs::remove_dir_all(path.join("keys")),
-        fs::remove_dir_all(path.join("db")),
-        file.set_len(0),
-    ];
-    removals.into_iter().try_for_each(|removed| removed.or_else(|e| if absent(&e) { Ok(()) } else { Err(failed(e)) }))?;
+    let gone = |removed: std::io::Result<()>| match removed {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(failed),
+    };
+    // No package was ever written under this name, so what is removed holds nobody's data; this first makes sure of it.
+    gone(fs::remove_dir(path.join("packages")))?;
+    gone(fs::remove_dir_all(path.join("keys")))?;
+    gone(fs::remove_dir_all(path.join("db")))?;
+    file.set_len(0).map_err(failed)?;
     sync_dir(path)?;
     Ok(file)
 }
