@@ -126,6 +126,10 @@ impl Model {
             Op::Zero(path, offset, len, extend) => {
                 let file = self.file(path)?;
                 file.put(*offset, &vec![0; *len as usize], *extend);
+                // Up to its end, also when it is empty, unlike a write.
+                if *extend && *len == 0 {
+                    file.data.resize(file.data.len().max(*offset as usize), 0);
+                }
             }
             Op::Clone { to, offset, state, from, from_offset, len } => {
                 self.file(to)?;
