@@ -78,17 +78,22 @@ pub fn create(path: &Path, unlock: &mut Unlock<'_>, options: &CreateOptions) -> 
 }
 
 /// Marks the directory as one in which a repository is being made, and clears away what a killed init left in it.
-fn begin(path: &Path) -> Result<File> {
+pub(super) fn begin(path: &Path) -> Result<File> {
     let marker = path.join(UNFINISHED);
     let failed = |e| Error::io(format!("making a repository in {}", path.display()), e);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(&marker).map_err(failed)?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
             let what = format!("another program is making a repository in {}", path.display());
-            return Err(Error::new(ErrorKind::Locked, what));
+            return Err(Error::new(ErrorKind::Locked, what).advise("wait until it is done, then use what it made"));
         }
         Err(TryLockError::Error(e)) => return Err(failed(e)),
         Ok(()) => {}
+    }
+    // Another that began at the same time may be done by now: what was opened is its relict.toml, or came after it.
+    if path.join("relict.toml").exists() {
+        let _ = fs::remove_file(&marker);
+        return Err(is_one_already(path));
     }
     let gone = |removed: std::io::Result<()>| match removed {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -106,24 +111,29 @@ fn begin(path: &Path) -> Result<File> {
 /// Whether a directory holds what a killed init left, and nothing else.
 fn is_unfinished(path: &Path) -> bool {
     let ours = |name: &std::ffi::OsStr| ["packages", "keys", "db", "lost+found", UNFINISHED].iter().any(|n| name == *n);
-    let names = |entries: fs::ReadDir| entries.flatten().all(|entry| ours(&entry.file_name()));
+    let names = |mut entries: fs::ReadDir| entries.all(|entry| entry.is_ok_and(|entry| ours(&entry.file_name())));
     path.join(UNFINISHED).is_file() && fs::read_dir(path).is_ok_and(names)
 }
 
+fn occupied(path: &Path, what: &str, advice: &str) -> Error {
+    Error::new(ErrorKind::Usage, format!("{} {what}", path.display())).advise(advice)
+}
+
+fn is_one_already(path: &Path) -> Error {
+    occupied(path, "is a repository already", "use it as it is; init never changes an existing one")
+}
+
 fn refuse_occupied(path: &Path) -> Result<()> {
-    let occupied = |what: &str, advice: &str| {
-        Err(Error::new(ErrorKind::Usage, format!("{} {what}", path.display())).advise(advice))
-    };
     match fs::read_dir(path) {
-        Ok(_) if path.join("relict.toml").exists() => {
-            occupied("is a repository already", "use it as it is; init never changes an existing one")
-        }
+        Ok(_) if path.join("relict.toml").exists() => Err(is_one_already(path)),
         Ok(_) if is_unfinished(path) => Ok(()),
         Ok(mut entries) => match entries.next() {
             None => Ok(()),
             // A new ext4 file system has this one, and is still empty.
             Some(Ok(e)) if e.file_name() == "lost+found" && entries.next().is_none() => Ok(()),
-            Some(_) => occupied("is not empty", "name an empty directory, or one that does not exist yet"),
+            Some(_) => {
+                Err(occupied(path, "is not empty", "name an empty directory, or one that does not exist yet"))
+            }
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io(format!("a repository cannot be made at {}", path.display()), e)),

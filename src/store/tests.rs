@@ -289,6 +289,16 @@ fn init_goes_on_where_one_was_killed_and_nowhere_else() {
     assert_eq!(create(dir.path(), &mut unlock, &cheap()).err().unwrap().kind(), ErrorKind::Locked);
 }
 
+/// Two at once: both saw an empty directory, and the slower one comes when the other is done.
+#[test]
+fn an_init_that_comes_late_leaves_the_repository_alone() {
+    let dir = new_repo(&cheap());
+    let late = super::create::begin(dir.path()).err().expect("refused");
+    assert!(late.to_string().contains("is a repository already"), "{late}");
+    assert!(!dir.path().join("relict.toml.init").exists());
+    assert_eq!(reader(dir.path()).point_records().unwrap(), []);
+}
+
 #[test]
 fn chunks_of_a_killed_run_are_found_again() {
     for options in [cheap(), CreateOptions { store: StoreKind::RocksDb, ..cheap() }] {
