@@ -17,10 +17,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const DIR: &str = "pins";
 const SUFFIX: &str = "pin";
+/// Before the id of a point that is held no longer. (Who does not know it sees no id there, and keeps the point.)
+const LET_GO: &str = "-";
 
 /// Held as long as this value lives.
 pub struct Pin {
-    repository: PathBuf,
     held: Mutex<Held>,
 }
 
@@ -37,8 +38,7 @@ impl Pin {
     /// # Errors
     /// `ReadOnly` or `Io` when the repository's directory cannot be written: then nothing can be pinned.
     pub(super) fn take(repository: &Path) -> Result<Self> {
-        let held = Held::make(repository, HashSet::new())?;
-        Ok(Self { repository: repository.to_path_buf(), held: Mutex::new(held) })
+        Ok(Self { held: Mutex::new(Held::make(repository)?) })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -52,19 +52,18 @@ impl Pin {
         if new.is_empty() {
             return Ok(false);
         }
-        held.file.write_all(&lines(&new)).map_err(|e| Error::io(format!("writing {}", held.path.display()), e))?;
+        held.write("", &new)?;
         held.points.extend(new);
         Ok(true)
     }
 
-    /// Lets points go, by another pin for the rest.
+    /// Lets points go. The pin stays the same file: whoever lists the pins meanwhile cannot miss it.
     fn let_go(&self, points: &[PointId]) -> Result<()> {
         let mut held = self.held();
-        let rest: HashSet<PointId> = held.points.iter().filter(|id| !points.contains(id)).copied().collect();
-        if rest.len() < held.points.len() {
-            let old = std::mem::replace(&mut *held, Held::make(&self.repository, rest)?);
-            // Both are there for a moment, and prune keeps what either names.
-            let _ = fs::remove_file(&old.path);
+        let gone: Vec<PointId> = points.iter().filter(|id| held.points.contains(*id)).copied().collect();
+        if !gone.is_empty() {
+            held.write(LET_GO, &gone)?;
+            held.points.retain(|id| !gone.contains(id));
         }
         Ok(())
     }
@@ -75,7 +74,7 @@ impl Pin {
 }
 
 impl Held {
-    fn make(repository: &Path, points: HashSet<PointId>) -> Result<Self> {
+    fn make(repository: &Path) -> Result<Self> {
         let dir = repository.join(DIR);
         let context = |e| Error::io(format!("pinning restore points in {}", dir.display()), e);
         match DirBuilder::new().mode(0o700).create(&dir) {
@@ -89,14 +88,16 @@ impl Held {
         let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new).map_err(context)?;
         file.lock().map_err(context)?;
         file.write_all(signature().as_bytes()).map_err(context)?;
-        file.write_all(&lines(&points)).map_err(context)?;
         fs::rename(&new, &path).map_err(context)?;
-        Ok(Self { path, file, points })
+        Ok(Self { path, file, points: HashSet::new() })
     }
-}
 
-fn lines<'a>(points: impl IntoIterator<Item = &'a PointId>) -> Vec<u8> {
-    points.into_iter().map(|id| format!("{id}\n")).collect::<String>().into_bytes()
+    /// Appends one line for each of these points.
+    fn write(&mut self, mark: &str, points: &[PointId]) -> Result<()> {
+        let lines: String = points.iter().map(|id| format!("{mark}{id}\n")).collect();
+        let written = self.file.write_all(lines.as_bytes());
+        written.map_err(|e| Error::io(format!("writing {}", self.path.display()), e))
+    }
 }
 
 impl Drop for Pin {
@@ -214,8 +215,16 @@ fn holder(bytes: &[u8]) -> PinHolder {
     let mut words = lines.next().unwrap_or_default().split_whitespace();
     let (host, pid, _) = (words.next().unwrap_or("?"), words.next().unwrap_or("?"), words.next());
     let who = format!("host {host}, pid {pid} ({})", words.collect::<Vec<_>>().join(" "));
-    // The last line may be half written: its point is not shown yet.
-    PinHolder { who, points: lines.filter_map(PointId::from_hex).collect() }
+    let mut points = HashSet::new();
+    // The last line may be half written: its point is not shown yet, or not let go yet.
+    for line in lines {
+        if let Some(gone) = line.strip_prefix(LET_GO).and_then(PointId::from_hex) {
+            points.remove(&gone);
+        } else if let Some(point) = PointId::from_hex(line) {
+            points.insert(point);
+        }
+    }
+    PinHolder { who, points }
 }
 
 #[cfg(test)]
@@ -227,8 +236,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pin = Pin::take(dir.path()).unwrap();
         let ids: Vec<PointId> = (1..=3).map(|n| PointId([n; 16])).collect();
-        pin.held().file.write_all(&lines(&ids)).unwrap();
-        pin.held().points.extend(&ids);
+        let hold = |ids: &[PointId]| {
+            let mut held = pin.held();
+            held.write("", ids).unwrap();
+            held.points.extend(ids);
+        };
+        hold(&ids);
         let held = || -> Vec<HashSet<PointId>> {
             pin_holders(dir.path()).unwrap().into_iter().map(|holder| holder.points).collect()
         };
@@ -237,6 +250,22 @@ mod tests {
         assert_eq!(held(), [HashSet::from([ids[2]])]);
         pin.let_go(&ids[..2]).unwrap();
         assert!(pin.holds(&ids[2]) && !pin.holds(&ids[0]));
+        // Whoever looks while points come and go sees what is held all the time.
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                for _ in 0..2000 {
+                    hold(&ids[..1]);
+                    pin.let_go(&ids[..1]).unwrap();
+                }
+            });
+            while !changes.is_finished() {
+                assert!(held().iter().any(|points| points.contains(&ids[2])));
+            }
+        });
+        assert_eq!(held(), [HashSet::from([ids[2]])]);
+        // Half a line lets nothing go.
+        write!(pin.held().file, "{LET_GO}{}", &ids[2].to_string()[..30]).unwrap();
+        assert!(held()[0].contains(&ids[2]));
         drop(pin);
         assert_eq!(held(), Vec::<HashSet<PointId>>::new());
         assert_eq!(fs::read_dir(dir.path().join(DIR)).unwrap().count(), 0);
