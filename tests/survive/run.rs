@@ -109,11 +109,19 @@ impl<'s> Run<'s> {
         let list = self.path("steps");
         let output = self.disturbed(&[("FAULTS_COUNT", list.to_str().unwrap())]);
         assert!(output.status.success(), "{}", words(&output));
+        self.steps(&list)
+    }
+
+    /// The steps that `FAULTS_COUNT` wrote down, and removes that list.
+    pub fn steps(&self, list: &Path) -> Vec<(String, String)> {
         let line = |line: &str| {
             let mut words = line.splitn(3, ' ').skip(1).map(str::to_owned);
             (words.next().unwrap(), words.next().unwrap())
         };
-        std::fs::read_to_string(list).unwrap().lines().map(line).collect()
+        // A process that changed nothing has not made it.
+        let text = std::fs::read_to_string(list).unwrap_or_default();
+        let _ = std::fs::remove_file(list);
+        text.lines().map(line).collect()
     }
 
     /// The ids of the visible points.
