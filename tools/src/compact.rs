@@ -1,6 +1,6 @@
 //! `compact`: packages that are mostly dead or small are rewritten.
 
-use super::maint::{Change, Exclusive, confirmed, label, named};
+use super::maint::{Change, Exclusive, confirmed, label, named, point_json};
 use super::prune::duration;
 use clap::Args;
 use relict::catalog::compact::{CompactOptions, Compacted, Rewrite, compact, plan_compact, sequence};
@@ -69,7 +69,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
 fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: &str) -> Result<Outcome> {
     let points = named(exclusive.repository().point_records()?, &[name.to_owned()], &Filter::default())?;
     let Some(point) = points.first() else { return Ok(Outcome::Complete) };
-    if context.chatty() {
+    if context.json {
+        println!("{}", json!({"message_type": "plan", "point": point_json(point), "most_bytes": point.counts.bytes}));
+    } else if context.chatty() {
         println!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
     }
     if !confirmed(context, options.change, "rewrite it?")? {
@@ -92,6 +94,8 @@ fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outc
                 "freed_bytes": done.freed,
             })
         );
+    } else if context.chatty() && options.change.dry_run {
+        println!("dry run: nothing was changed");
     } else if context.chatty() {
         println!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
     }
