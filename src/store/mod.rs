@@ -15,6 +15,7 @@ mod lease;
 mod logs;
 mod memory;
 mod package_store;
+mod patience;
 mod pins;
 mod present;
 mod rebuild;
@@ -42,6 +43,7 @@ pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot, random as random_bytes, 
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use package_store::PackageStore;
+pub use patience::{may_wait, without_waiting, would_have_waited};
 pub use pins::{Pin, PinHolder, pin_holders};
 pub use rebuild::{Rebuilt, rebuild};
 pub use repair::{drop_point, quarantine};
