@@ -211,7 +211,8 @@ impl Rewrite {
     }
 }
 
-/// Rewrites packages, in rounds, until `deadline` or `stop`. Content goes in the order of the newest restore points.
+/// Rewrites packages, in rounds, until `deadline` or `stop`. Content goes in the order of the newest restore points. `progress`
+/// is told the bytes of packages moved so far, as planned, after each round.
 ///
 /// # Errors
 /// When the medium fails, `NoSpace` above all: compact needs about two packages of room. Nothing is lost.
@@ -220,10 +221,11 @@ pub fn compact(
     rewrites: &[Rewrite],
     deadline: Option<Instant>,
     stop: &AtomicBool,
+    progress: &dyn Fn(u64),
 ) -> Result<Compacted> {
     let mut out = Compacted::default();
     let before = writer.stats();
-    let (mut rest, mut order, mut ordered) = (rewrites, Order::default(), 0);
+    let (mut rest, mut order, mut ordered, mut bytes) = (rewrites, Order::default(), 0, 0_u64);
     while !rest.is_empty() && !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline)
     {
         let round = first_of(rest, ROUND_BYTES, |rewrite| rewrite.live_bytes);
@@ -242,22 +244,26 @@ pub fn compact(
         store_again(writer, &chunks)?;
         out.freed += free(writer, contents.iter().map(|(info, contents)| (*info, &contents.dead[..])))?;
         out.packages += round as u64;
+        bytes = now.iter().fold(bytes, |sum, rewrite| sum.saturating_add(rewrite.live_bytes));
+        progress(bytes);
     }
     out.packages_left = rest.len() as u64;
     out.written = writer.stats().stored_bytes - before.stored_bytes;
     Ok(out)
 }
 
-/// Makes the content of one restore point sequential: all its chunks, in the order of its tree, in new packages.
+/// Makes the content of one restore point sequential: all its chunks, in the order of its tree, in new packages. `progress` is
+/// told the bytes of content so far.
 ///
 /// # Errors
 /// As [`compact`]; it needs room for the whole point, as stored.
-pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool) -> Result<Compacted> {
+pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool, progress: &dyn Fn(u64)) -> Result<Compacted> {
     let before = writer.stats();
     let repository = writer.repository();
     let packages: HashMap<u32, PackageInfo> =
         repository.index().packages()?.into_iter().map(|p| (p.number, p)).collect();
-    let (mut touched, mut moved, mut batch, mut seen) = (BTreeSet::new(), 0, Vec::new(), HashSet::new());
+    let (mut touched, mut moved, mut bytes) = (BTreeSet::new(), 0, 0_u64);
+    let (mut batch, mut seen) = (Vec::new(), HashSet::new());
     let mut extents = extents(repository, point).peekable();
     while let Some(chunk) = extents.next() {
         if stop.load(Ordering::Relaxed) {
@@ -273,6 +279,7 @@ pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool) -> Resu
         }
         let places = repository.locate_many(&batch)?;
         let (mut moving, mut homes) = (Vec::with_capacity(batch.len()), Vec::new());
+        bytes = places.iter().flatten().fold(bytes, |sum, place| sum.saturating_add(u64::from(place.len)));
         for (id, place) in batch.drain(..).zip(places) {
             let place = place.ok_or_else(|| lost(&id))?;
             // A package that was not there before holds what an earlier batch has moved.
@@ -284,6 +291,7 @@ pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool) -> Resu
         touched.extend(homes);
         moved += moving.len() as u64;
         store_again(writer, &moving)?;
+        progress(bytes);
         seen.clear();
     }
     let freed = free(writer, touched.iter().filter_map(|number| packages.get(number)).map(|info| (*info, &[][..])))?;

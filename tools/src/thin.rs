@@ -1,7 +1,7 @@
 //! `forget --keep-versions`, `--keep-deleted-for`: restore points stay and no longer show old contents of files. One in which
 //! no file would be left is forgotten as a whole.
 
-use super::maint::{Change, Exclusive, confirmed, label, now, point_json};
+use super::maint::{Change, Exclusive, Work, confirmed, label, now, point_json};
 use relict::Result;
 use relict::catalog::protection::{Clock, Wish, next_state};
 use relict::catalog::retention::{Decision, chains};
@@ -56,7 +56,9 @@ impl Run<'_> {
                 continue;
             }
             let members = chain.into_iter().map(|point| Member { whole: !goes_thin(&point.id), point }).collect();
+            let planning = Work::start(self.context, "forget, plan", None);
             let plan = plan(self.exclusive.repository(), members, self.rule, &self.context.stop)?;
+            drop(planning);
             for (index, member) in plan.members().iter().enumerate().rev() {
                 if let Some(decision) = decided.get(&member.point.id) {
                     show(self.context, &member.point, decision, Loss::of(&plan, index));
@@ -88,6 +90,7 @@ impl Run<'_> {
     /// Gives how many points were thinned and how many forgotten.
     fn execute(&self, plans: Vec<Thinning>) -> Result<(usize, usize)> {
         let at = Time { sec: now(), nsec: 0 };
+        let work = Work::start(self.context, "forget", None);
         let (mut thinned, mut hidden) = (0, Vec::<PointState>::new());
         for plan in plans {
             for point in plan.emptied() {
@@ -99,6 +102,7 @@ impl Run<'_> {
         if !hidden.is_empty() {
             self.exclusive.writer.record_states(&hidden)?;
         }
+        drop(work);
         let done = format!(
             "{}; 'relict-maint undelete' takes that back until 'relict-maint prune', whose --dry-run says what it frees",
             said(thinned as u64, "thinned", hidden.len() as u64, "forgotten")

@@ -234,8 +234,10 @@ fn agree(points: &[Source], whole: &[bool], most: Option<u32>, days: Option<i64>
     assert_eq!(plan.names, names);
     let emptied: Vec<bool> = (0..points.len()).map(|index| names[index] > 0 && keep[index].is_empty()).collect();
     assert_eq!(plan.emptied, if points.len() > 1 { emptied.clone() } else { Vec::new() });
-    let lost =
-        |index: usize| points[index].files().into_iter().filter(|(path, _)| !keep[index].contains(path.as_str()));
+    let lost = |index: usize| {
+        let kept = &keep[index];
+        points[index].files().into_iter().filter(move |(path, _)| !kept.contains(path))
+    };
     let raw: Vec<u64> = (0..points.len()).map(|index| lost(index).map(|(_, c)| u64::from(c) * 10).sum()).collect();
     assert_eq!(plan.raw_bytes, raw);
     let mut found: BTreeMap<usize, (ChunkId, Counts)> = BTreeMap::new();

@@ -28,7 +28,7 @@ use repo_format::{ChunkId, PackageId, PointId, PointRecord, Time};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use table::ChunkTable;
 use shared::SharedCheck;
 use tree::{TreeCheck, TreeReport};
@@ -103,7 +103,7 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let records = repository.all_points()?;
     let table = ChunkTable::load(repository.index())?;
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
-    let deadline = request.max_duration.map(|limit| Instant::now() + limit);
+    let deadline = crate::maint::deadline(request.max_duration);
     let keeper = Keeper::new(repository, request.keep_every);
     let run = PackageCheck { repository, table: &table, totals, stop, deadline, keeper, found: Mutex::default() };
     run.run(&packages, &present, &read)?;
