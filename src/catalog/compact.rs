@@ -3,14 +3,16 @@
 //!
 //! A moved chunk is stored again first, durably and indexed; only then is its old place freed, by the same journal that
 //! prune uses. So a chunk always has a place, and a compaction that was killed has cost room and nothing else.
+//!
+//! Memory: a bit for each chunk of the packages that are rewritten, and the chunks of one round or batch.
 
 use super::points::Points;
-use super::prune::{Plan, PruneOptions, plan};
+use super::prune::{PruneOptions, plan};
 use super::tree::range;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Location, PACKAGE_BYTES, PackageInfo, Repository, Writer, announce, scan_package};
 use repo_format::{ChunkId, Extent, Key, PackageKind, PointRecord, SegmentKind};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -20,6 +22,8 @@ const SEGMENT_BYTES: usize = 256 << 10;
 const SMALL_SHARE: f64 = 0.25;
 /// Bytes moved before the old places are freed: what compact needs free on the disk.
 const ROUND_BYTES: u64 = 2 * PACKAGE_BYTES;
+/// Chunks whose order is looked up in one walk through the newest trees, and that one round of [`sequence`] moves.
+const BATCH_CHUNKS: u64 = 1 << 19;
 
 /// What to compact.
 pub struct CompactOptions<'a> {
@@ -40,9 +44,17 @@ pub struct Rewrite {
     pub live_bytes: u64,
     /// Bytes it takes now.
     pub occupied: u64,
-    /// What moves: in which kind of segment each chunk stands, in physical order.
-    chunks: Vec<(SegmentKind, ChunkId)>,
-    /// What nobody needs and the index still names in it.
+    /// Chunks that move.
+    live_chunks: u64,
+    /// One bit for each chunk of the package, in physical order: nobody needs it, and the index still names it.
+    dead: Vec<u64>,
+}
+
+/// What of a package moves, and what of it goes.
+#[derive(Default)]
+struct Contents {
+    /// In which kind of segment each chunk stands, in physical order.
+    live: Vec<(SegmentKind, ChunkId)>,
     dead: Vec<ChunkId>,
 }
 
@@ -72,24 +84,37 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
     let keep = states.keys().map(|id| (*id, String::new())).collect();
     let as_before = repository.index().points()?.into_iter().map(|(id, _)| id).collect();
     let dead = plan(writer, &PruneOptions { keep, as_before, discard_unfinished: false, stop: options.stop })?;
-    let dead_ids = dead.dead_by_package()?;
+    let mut dead_rows = dead.dead_rows()?.peekable();
     let mut small = HashMap::<PackageKind, Vec<Rewrite>>::new();
     let mut out = Vec::new();
-    for info in
-        repository.index().packages()?.into_iter().filter(|info| info.sealed && !dead.unfinished.contains(&info.number))
-    {
+    let mut packages = repository.index().packages()?;
+    packages.sort_unstable_by_key(|info| info.number);
+    for info in packages {
         if options.stop.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Interrupted, "stopped before anything was changed"));
         }
+        // Those of one package at a time: both are in the order of its number.
+        let mut gone = HashSet::new();
+        while let Some(row) = dead_rows.next_if(|row| row.as_ref().map_or(true, |(number, ..)| *number <= info.number))
+        {
+            let (number, _, id) = row?;
+            gone.extend((number == info.number).then_some(id));
+        }
+        if !info.sealed || dead.unfinished.contains(&info.number) {
+            continue;
+        }
         let occupied = repository.packages().occupied(&info.id)?;
-        let gone = dead_ids.get(&info.number);
         let is_small = (info.bytes as f64) < PACKAGE_BYTES as f64 * SMALL_SHARE;
         let has_holes = (occupied as f64) < info.bytes as f64 * 0.95;
-        if gone.is_none() && !is_small && !has_holes {
+        if gone.is_empty() && !is_small && !has_holes {
             continue;
         }
         let indexed = dead.indexed.get(&info.number).copied().unwrap_or(0);
-        let rewrite = measure(repository, info, occupied, gone, indexed)?;
+        let rewrite = measure(repository, info, occupied, &gone, indexed)?;
+        if (rewrite.dead.iter().map(|word| word.count_ones() as usize).sum::<usize>()) < gone.len() {
+            // The index names chunks here that are not here: that is for check and repair.
+            continue;
+        }
         if (rewrite.live_bytes as f64) < options.min_live * info.bytes as f64 {
             out.push(rewrite);
         } else if is_small {
@@ -111,32 +136,83 @@ fn measure(
     repository: &Repository,
     info: PackageInfo,
     occupied: u64,
-    gone: Option<&HashSet<ChunkId>>,
+    gone: &HashSet<ChunkId>,
     indexed: u64,
 ) -> Result<Rewrite> {
-    let scanned = scan_package(&**repository.packages(), &info.id)?;
-    let dead = gone.map(|gone| gone.iter().copied().collect()).unwrap_or_default();
-    // Without a chunk that another package has too, there is nothing to look up.
-    let plain = scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>() == indexed;
-    let mut out = Rewrite { info, live_bytes: 0, occupied, chunks: Vec::new(), dead };
-    for found in &scanned.segments {
-        let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
-        let places = if plain { vec![None; ids.len()] } else { repository.index().locate_many(&ids)? };
+    let mut out = Rewrite { info, live_bytes: 0, occupied, live_chunks: 0, dead: Vec::new() };
+    let mut number = 0;
+    each_segment(repository, &info, Some(indexed), |kind_and_bytes, chunks| {
+        let (_, segment_bytes, raw_bytes) = kind_and_bytes;
         let mut live = 0;
-        for (row, place) in found.header.table.iter().zip(places) {
-            let at_home = |at: Location| at.package == info.number && u64::from(at.offset) == found.offset;
-            let here = plain || place.is_some_and(at_home);
-            if here && gone.is_none_or(|gone| !gone.contains(&row.id)) {
-                live += u64::from(row.raw_bytes);
-                out.chunks.push((found.header.kind, row.id));
+        for (id, len, here) in chunks {
+            let dead = gone.contains(id);
+            if dead {
+                set(&mut out.dead, number);
+            } else if *here {
+                live += u64::from(*len);
+                out.live_chunks += 1;
             }
+            number += 1;
         }
-        out.live_bytes += found.header.segment_bytes() * live / found.header.raw_bytes().max(1);
-    }
+        out.live_bytes += segment_bytes * live / raw_bytes.max(1);
+    })?;
     Ok(out)
 }
 
-/// Rewrites packages, in rounds, until `deadline` or `stop`. Content goes in the order of the newest restore points.
+fn set(bits: &mut Vec<u64>, number: usize) {
+    bits.resize(bits.len().max(number / 64 + 1), 0);
+    if let Some(word) = bits.get_mut(number / 64) {
+        *word |= 1 << (number % 64);
+    }
+}
+
+/// Kind of a segment, its stored and its raw bytes.
+type Head = (SegmentKind, u64, u64);
+
+/// Goes through the segments of a package: of each chunk its id, its length, and whether the index says that it is here. That
+/// need not be asked where the index has as many chunks of the package as the package.
+fn each_segment(
+    repository: &Repository,
+    info: &PackageInfo,
+    indexed: Option<u64>,
+    mut tell: impl FnMut(Head, &[(ChunkId, u32, bool)]),
+) -> Result<()> {
+    let scanned = scan_package(&**repository.packages(), &info.id)?;
+    let chunks = scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>();
+    for found in &scanned.segments {
+        let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
+        let plain = indexed == Some(chunks);
+        let places = if plain { vec![None; ids.len()] } else { repository.index().locate_many(&ids)? };
+        let at_home = |at: Location| at.package == info.number && u64::from(at.offset) == found.offset;
+        let rows = found.header.table.iter().zip(places);
+        let rows: Vec<_> =
+            rows.map(|(row, place)| (row.id, row.raw_bytes, plain || place.is_some_and(at_home))).collect();
+        tell((found.header.kind, found.header.segment_bytes(), found.header.raw_bytes()), &rows);
+    }
+    Ok(())
+}
+
+impl Rewrite {
+    /// What is to be done with each chunk, as the index has it now.
+    fn contents(&self, repository: &Repository) -> Result<Contents> {
+        let (mut out, mut number) = (Contents::default(), 0);
+        each_segment(repository, &self.info, None, |(kind, ..), chunks| {
+            for (id, _, here) in chunks {
+                let dead = self.dead.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1);
+                if dead {
+                    out.dead.push(*id);
+                } else if *here {
+                    out.live.push((kind, *id));
+                }
+                number += 1;
+            }
+        })?;
+        Ok(out)
+    }
+}
+
+/// Rewrites packages, in rounds, until `deadline` or `stop`. Content goes in the order of the newest restore points. `progress`
+/// is told the bytes of packages moved so far, as planned, after each round.
 ///
 /// # Errors
 /// When the medium fails, `NoSpace` above all: compact needs about two packages of room. Nothing is lost.
@@ -145,105 +221,148 @@ pub fn compact(
     rewrites: &[Rewrite],
     deadline: Option<Instant>,
     stop: &AtomicBool,
+    progress: &dyn Fn(u64),
 ) -> Result<Compacted> {
     let mut out = Compacted::default();
     let before = writer.stats();
-    let mut rest = rewrites;
+    let (mut rest, mut order, mut ordered, mut bytes) = (rewrites, Order::default(), 0, 0_u64);
     while !rest.is_empty() && !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline)
     {
-        let mut bytes = 0;
-        let fits = rest.iter().take_while(|rewrite| {
-            bytes += rewrite.live_bytes;
-            bytes <= ROUND_BYTES
-        });
-        let (round, later) = rest.split_at(fits.count().max(1).min(rest.len()));
-        rest = later;
-        let chunks: Vec<_> = round.iter().flat_map(|rewrite| rewrite.chunks.iter().copied()).collect();
+        let round = first_of(rest, ROUND_BYTES, |rewrite| rewrite.live_bytes);
+        if round > ordered {
+            ordered = first_of(rest, BATCH_CHUNKS, |rewrite| rewrite.live_chunks).max(round);
+            order = Order::of(writer.repository(), rest.get(..ordered).unwrap_or(rest))?;
+        }
+        let (now, later) = rest.split_at(round);
+        (rest, ordered) = (later, ordered - round);
+        let contents: Result<Vec<_>> =
+            now.iter().map(|rewrite| Ok((rewrite.info, rewrite.contents(writer.repository())?))).collect();
+        let contents = contents?;
+        let mut chunks: Vec<_> = contents.iter().flat_map(|(_, contents)| contents.live.iter().copied()).collect();
+        order.sort(&mut chunks);
         out.moved_chunks += chunks.len() as u64;
-        out.freed += move_chunks(
-            writer,
-            &in_reading_order(writer.repository(), chunks)?,
-            round.iter().map(|r| (r.info, &r.dead[..])),
-        )?;
-        out.packages += round.len() as u64;
+        store_again(writer, &chunks)?;
+        out.freed += free(writer, contents.iter().map(|(info, contents)| (*info, &contents.dead[..])))?;
+        out.packages += round as u64;
+        bytes = now.iter().fold(bytes, |sum, rewrite| sum.saturating_add(rewrite.live_bytes));
+        progress(bytes);
     }
     out.packages_left = rest.len() as u64;
     out.written = writer.stats().stored_bytes - before.stored_bytes;
     Ok(out)
 }
 
-/// Makes the content of one restore point sequential: all its chunks, in the order of its tree, in new packages.
+/// Makes the content of one restore point sequential: all its chunks, in the order of its tree, in new packages. `progress` is
+/// told the bytes of content so far.
 ///
 /// # Errors
 /// As [`compact`]; it needs room for the whole point, as stored.
-pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool) -> Result<Compacted> {
+pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool, progress: &dyn Fn(u64)) -> Result<Compacted> {
     let before = writer.stats();
-    let order = extents(writer.repository(), point, stop)?;
+    let repository = writer.repository();
     let packages: HashMap<u32, PackageInfo> =
-        writer.repository().index().packages()?.into_iter().map(|p| (p.number, p)).collect();
-    let mut touched = Vec::new();
-    for place in writer.repository().locate_many(&order)?.into_iter().flatten() {
-        touched.extend(packages.get(&place.package).copied());
+        repository.index().packages()?.into_iter().map(|p| (p.number, p)).collect();
+    let (mut touched, mut moved, mut bytes) = (BTreeSet::new(), 0, 0_u64);
+    let (mut batch, mut seen) = (Vec::new(), HashSet::new());
+    let mut extents = extents(repository, point).peekable();
+    while let Some(chunk) = extents.next() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                ErrorKind::Interrupted,
+                "stopped; chunks that were stored again are where they were, too",
+            ));
+        }
+        let chunk = chunk?;
+        batch.extend(seen.insert(chunk).then_some(chunk));
+        if (batch.len() as u64) < BATCH_CHUNKS && extents.peek().is_some() {
+            continue;
+        }
+        let places = repository.locate_many(&batch)?;
+        let (mut moving, mut homes) = (Vec::with_capacity(batch.len()), Vec::new());
+        bytes = places.iter().flatten().fold(bytes, |sum, place| sum.saturating_add(u64::from(place.len)));
+        for (id, place) in batch.drain(..).zip(places) {
+            let place = place.ok_or_else(|| lost(&id))?;
+            // A package that was not there before holds what an earlier batch has moved.
+            if packages.contains_key(&place.package) {
+                moving.push((SegmentKind::Data, id));
+                homes.push(place.package);
+            }
+        }
+        touched.extend(homes);
+        moved += moving.len() as u64;
+        store_again(writer, &moving)?;
+        progress(bytes);
+        seen.clear();
     }
-    touched.sort_unstable_by_key(|info| info.number);
-    touched.dedup();
-    let moving: Vec<_> = order.into_iter().map(|id| (SegmentKind::Data, id)).collect();
-    let freed = move_chunks(writer, &moving, touched.iter().map(|info| (*info, &[][..])))?;
+    let freed = free(writer, touched.iter().filter_map(|number| packages.get(number)).map(|info| (*info, &[][..])))?;
     let written = writer.stats().stored_bytes - before.stored_bytes;
-    Ok(Compacted {
-        moved_chunks: moving.len() as u64,
-        written,
-        freed,
-        packages: touched.len() as u64,
-        packages_left: 0,
+    Ok(Compacted { moved_chunks: moved, written, freed, packages: touched.len() as u64, packages_left: 0 })
+}
+
+/// The content chunks of a point in the order of its tree, as often as it has them.
+fn extents(repository: &Repository, point: &PointRecord) -> impl Iterator<Item = Result<ChunkId>> {
+    range(repository, &point.root, &[]).filter_map(|entry| {
+        let chunk = entry.and_then(|entry| match Key::decode(entry.key())? {
+            Key::Extent(..) => Ok(Some(Extent::decode(entry.value())?.chunk)),
+            _ => Ok(None),
+        });
+        chunk.transpose()
     })
 }
 
-/// The content chunks of a point in the order of its tree, each once.
-fn extents(repository: &Repository, point: &PointRecord, stop: &AtomicBool) -> Result<Vec<ChunkId>> {
-    let (mut out, mut seen) = (Vec::new(), HashSet::new());
-    for entry in range(repository, &point.root, &[]) {
-        let entry = entry?;
-        if let Key::Extent(..) = Key::decode(entry.key())? {
-            let chunk = Extent::decode(entry.value())?.chunk;
-            if seen.insert(chunk) {
-                out.push(chunk);
+/// Where the newest points read chunks: what they do not read has no place.
+#[derive(Default)]
+struct Order(HashMap<ChunkId, u64>);
+
+impl Order {
+    /// For the content of some packages.
+    fn of(repository: &Repository, rewrites: &[Rewrite]) -> Result<Self> {
+        let mut out = HashMap::new();
+        for rewrite in rewrites {
+            let live = rewrite.contents(repository)?.live.into_iter();
+            out.extend(live.filter(|(kind, _)| *kind == SegmentKind::Data).map(|(_, id)| (id, u64::MAX)));
+        }
+        let (mut waiting, mut next) = (out.len(), 0);
+        let points = Points::new(repository.point_records()?);
+        for group in super::retention::groups(points.all().to_vec()).into_values() {
+            let Some(newest) = group.last().filter(|_| waiting > 0) else { continue };
+            for id in extents(repository, newest) {
+                let Some(place) = out.get_mut(&id?).filter(|place| **place == u64::MAX) else { continue };
+                (*place, next, waiting) = (next, next + 1, waiting - 1);
+                if waiting == 0 {
+                    break;
+                }
             }
         }
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "stopped before anything was changed"));
-        }
+        Ok(Self(out))
     }
-    Ok(out)
+
+    /// Content in this order; what has no place keeps its order behind that.
+    fn sort(&self, chunks: &mut [(SegmentKind, ChunkId)]) {
+        chunks.sort_by_key(|(kind, id)| match kind {
+            SegmentKind::Data => (0, self.0.get(id).copied().unwrap_or(u64::MAX)),
+            _ => (1, 0),
+        });
+    }
 }
 
-/// Content in the order in which the newest points read it; what they do not read keeps its order behind that.
-fn in_reading_order(
-    repository: &Repository,
-    chunks: Vec<(SegmentKind, ChunkId)>,
-) -> Result<Vec<(SegmentKind, ChunkId)>> {
-    let mut waiting: HashSet<ChunkId> =
-        chunks.iter().filter(|(kind, _)| *kind == SegmentKind::Data).map(|(_, id)| *id).collect();
-    let mut out = Vec::with_capacity(chunks.len());
-    let points = Points::new(repository.point_records()?);
-    for group in super::retention::groups(points.all().to_vec()).into_values() {
-        let Some(newest) = group.last().filter(|_| !waiting.is_empty()) else { continue };
-        for id in extents(repository, newest, &AtomicBool::new(false))? {
-            if waiting.remove(&id) {
-                out.push((SegmentKind::Data, id));
-            }
-        }
-    }
-    out.extend(chunks.into_iter().filter(|(kind, id)| *kind != SegmentKind::Data || waiting.remove(id)));
-    Ok(out)
+fn lost(id: &ChunkId) -> Error {
+    Error::damaged(format!("chunk {id} is not in the index; compact ends here"))
+        .advise("nothing is lost by that; 'relict-maint check' says which files need it")
 }
 
-/// Stores chunks again in this order, then frees what the index does not name of `packages` any more, and what is dead.
-fn move_chunks<'a>(
-    writer: &Writer,
-    chunks: &[(SegmentKind, ChunkId)],
-    packages: impl Iterator<Item = (PackageInfo, &'a [ChunkId])>,
-) -> Result<u64> {
+/// How many come together to at most so much, but one at least.
+fn first_of(rewrites: &[Rewrite], most: u64, amount: impl Fn(&Rewrite) -> u64) -> usize {
+    let mut sum = 0_u64;
+    let fits = rewrites.iter().take_while(|rewrite| {
+        sum = sum.saturating_add(amount(rewrite));
+        sum <= most
+    });
+    fits.count().max(1).min(rewrites.len())
+}
+
+/// Stores chunks again in this order.
+fn store_again(writer: &Writer, chunks: &[(SegmentKind, ChunkId)]) -> Result<()> {
     let mut buffers = HashMap::<u8, (Vec<(ChunkId, u32)>, Vec<u8>)>::new();
     for (kind, id) in chunks {
         let chunk = writer.repository().chunk(id)?;
@@ -270,6 +389,11 @@ fn move_chunks<'a>(
     }
     writer.finish()?;
     announce("chunks-moved");
+    Ok(())
+}
+
+/// Frees what the index does not name of `packages` any more, and what is dead.
+fn free<'a>(writer: &Writer, packages: impl Iterator<Item = (PackageInfo, &'a [ChunkId])>) -> Result<u64> {
     let mut freed = 0;
     for (info, dead) in packages {
         freed += writer.free_unnamed(info.number, &info.id, dead)?;
@@ -277,16 +401,4 @@ fn move_chunks<'a>(
     }
     writer.settle()?;
     Ok(freed)
-}
-
-impl Plan {
-    /// What nobody needs, by package. For packages that compact may rewrite, so as large as the dead part of the index.
-    fn dead_by_package(&self) -> Result<HashMap<u32, HashSet<ChunkId>>> {
-        let mut out = HashMap::<u32, HashSet<ChunkId>>::new();
-        for row in self.dead_rows()? {
-            let (package, _, id) = row?;
-            out.entry(package).or_default().insert(id);
-        }
-        Ok(out)
-    }
 }

@@ -1,5 +1,5 @@
 //! Which restore points a policy keeps, and why: `forget` is made of it. No clock: times count from the newest point of
-//! a group, so a clock that is wrong today removes nothing.
+//! a group, so a clock that is wrong today removes nothing. (That the newest one is not from the future sees `forget`.)
 
 use super::points::Points;
 use super::thin::VersionRule;
@@ -137,12 +137,6 @@ impl Policy {
     pub const fn is_empty(&self) -> bool {
         let names = self.tags.is_empty() && self.ids.is_empty();
         names && self.counts.is_empty() && self.within.is_empty() && self.versions.is_none()
-    }
-
-    /// Whether a rule is about ages. They count from the newest point, so one from the future makes all others old.
-    #[must_use]
-    pub fn needs_times(&self) -> bool {
-        !self.within.is_empty() || self.versions.is_some_and(|rule| rule.deleted_for.is_some())
     }
 
     /// Decides about the points of one group; newest first.

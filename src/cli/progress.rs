@@ -156,7 +156,7 @@ fn gauge(status: &Status, elapsed: Duration) -> String {
 fn share(status: &Status) -> Option<f64> {
     const FILE_COSTS_BYTES: u64 = 16 * 1024;
     let weigh = |bytes: u64, files: u64| bytes.saturating_add(files.saturating_mul(FILE_COSTS_BYTES)) as f64;
-    let total = weigh(status.total_bytes?, status.total_files?);
+    let total = weigh(status.total_bytes?, status.total_files.unwrap_or(0));
     (total > 0.0).then(|| (weigh(status.bytes, status.files) / total).min(1.0))
 }
 
@@ -171,10 +171,14 @@ fn speed(status: &Status, elapsed: Duration) -> u64 {
 
 fn line(status: &Status, elapsed: Duration) -> String {
     let of = |total: Option<String>| total.map_or_else(String::new, |t| format!(" of {t}"));
+    let files = (status.files > 0 || status.total_files.is_some())
+        .then(|| format!("{}{} files, ", count(status.files), of(status.total_files.map(count))));
+    if files.is_none() && status.bytes == 0 && status.total_bytes.is_none() {
+        return format!("{} so far", span(elapsed));
+    }
     let mut out = format!(
-        "{}{} files, {}{}, {}/s",
-        count(status.files),
-        of(status.total_files.map(count)),
+        "{}{}{}, {}/s",
+        files.unwrap_or_default(),
         size(status.bytes),
         of(status.total_bytes.map(size)),
         size(speed(status, elapsed))
@@ -235,6 +239,11 @@ mod tests {
         );
         assert!(gauge(&status, Duration::from_secs(1)).starts_with("[############............]  50 %"));
         assert!(json(&status, "backup", Duration::from_secs(10)).contains("\"part_done\":0.5"));
+        let planning = Status::default();
+        assert_eq!(line(&planning, Duration::from_secs(12)), format!("{} so far", span(Duration::from_secs(12))));
+        let freeing = Status { bytes: 1 << 20, total_bytes: Some(4 << 20), ..Status::default() };
+        assert_eq!(line(&freeing, Duration::from_secs(1)), "1.0 MiB of 4.0 MiB, 1.0 MiB/s");
+        assert_eq!(share(&freeing), Some(0.25));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::index::{Index, Location, PackageInfo};
 use super::keys::{self, Keys, PackageKey};
 use super::package_store::PackageStore;
+use super::patience::may_wait;
 use super::scan::read_segment_with;
 use super::segment::Segment;
 use super::{FileStore, RocksStore};
@@ -370,6 +371,11 @@ impl Repository {
     /// # Errors
     /// As [`Repository::chunk`], and when the chunk is not a node.
     pub fn node(&self, id: &ChunkId) -> Result<NodeRef> {
+        if let Some(node) = self.nodes.get(id) {
+            return Ok(node);
+        }
+        // Also when another thread reads it already: that one may be stuck.
+        may_wait()?;
         self.nodes.get_or_insert_with(id, || {
             let bytes: Box<[u8]> = (*self.chunk(id)?).into();
             let node = Node::decode(bytes).map_err(|e| lost(id, "it is not a tree node").because(e))?;
@@ -490,14 +496,29 @@ pub(super) fn open_keys(path: &Path, header: &RepoHeader, unlock: &mut Unlock<'_
     }
     if !slots.iter().any(|(_, slot)| slot.is_ok()) {
         return Err(Error::damaged(format!("no key slot in {} can be read", path.join("keys").display()))
-            .advise("without a key slot the data cannot be decrypted; restore keys/ from a copy of the repository"));
+            .advise(
+                "without a key slot the data cannot be decrypted; restore keys/ from a copy of the repository, or a slot from \
+                 its recovery sheet ('relict-maint keys import')",
+            ));
     }
     let password = unlock()?;
+    let damaged: Vec<String> =
+        slots.iter().filter(|(_, slot)| slot.is_err()).map(|(file, _)| file.display().to_string()).collect();
     let slots: Vec<_> = slots.into_iter().filter_map(|(_, slot)| slot.ok()).collect();
     if let Some((_, master)) = keys::open_any(slots, &password)? {
         return Ok(Keys::from_master(master));
     }
-    Err(Error::new(ErrorKind::WrongPassword, format!("wrong password for the repository {}", path.display())).advise(
-        "nothing was read or changed; passwords come from RELICT_PASSWORD, _FILE, _COMMAND, _FD or the terminal",
-    ))
+    let wrong = Error::new(ErrorKind::WrongPassword, format!("wrong password for the repository {}", path.display()));
+    Err(if damaged.is_empty() {
+        wrong.advise(
+            "nothing was read or changed; passwords come from RELICT_PASSWORD, _FILE, _COMMAND, _FD or the terminal",
+        )
+    } else {
+        wrong.advise(format!(
+            "it may be right: {} cannot be read, so it could not be tried there. Nothing was read or changed; take the slot \
+             from a copy of the repository or from its recovery sheet ('relict-maint keys import'), or give the password of \
+             another slot",
+            damaged.join(", ")
+        ))
+    })
 }

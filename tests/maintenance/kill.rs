@@ -85,10 +85,11 @@ fn compact_is_killed_at_every_step() {
     assert!(died >= 4, "{died} steps only");
 }
 
-/// Three points of 600 files, all contents different, and nothing forgotten.
+/// Three points of 600 files, all contents different but that of one more, and nothing forgotten.
 fn with_versions() -> Rig {
     let rig = Rig::new();
     let mut random = Random::from_env();
+    fs::write(rig.source().join("same"), random.bytes(3000)).unwrap();
     for _ in 0..3 {
         (0..600).for_each(|n| fs::write(rig.source().join(format!("f{n}")), random.bytes(3000)).unwrap());
         rig.backup();
@@ -105,7 +106,43 @@ fn thinning_is_killed_at_every_step() {
     let died = killed_everywhere(&rig, &THIN, 0);
     println!("{died} kills");
     assert!(died >= 3, "{died} steps only");
-    assert_eq!(fs::read_dir(rig.restore(&oldest, "old")).unwrap().count(), 0, "the oldest point is thinned in the end");
+    assert_eq!(fs::read_dir(rig.restore(&oldest, "old")).unwrap().count(), 1, "the oldest point is thinned in the end");
+}
+
+/// A point that would be left without a file is there as it was, or forgotten as a whole.
+#[test]
+fn forgetting_what_would_be_empty_is_killed_at_every_step() {
+    let rig = Rig::new();
+    for round in 0..3 {
+        (0..100).for_each(|n| fs::write(rig.source().join(format!("f{n}")), format!("{round} {n}")).unwrap());
+        rig.backup();
+        fs::write(rig.source().join("same"), b"same").unwrap();
+    }
+    let (points, kept) = (listed(&rig), rig.path("kept"));
+    copy(&rig.path("repo"), &kept);
+    let args = ["forget", "--yes", "--keep-versions", "1"];
+    let mut died = 0;
+    for step in 1.. {
+        copy(&kept, &rig.path("repo"));
+        let _ = fs::remove_file(rig.path("steps"));
+        let mut program = rig.command("relict-maint", &args);
+        program.env("RELICT_STEPS", rig.path("steps")).env("RELICT_DIE_AT", step.to_string());
+        if program.output().unwrap().status.success() {
+            break;
+        }
+        died += 1;
+        rig.maint(&["check", "--read-data"]);
+        for point in listed(&rig) {
+            assert!(fs::read_dir(rig.restore(&point, "seen")).unwrap().count() > 0, "step {step}: {point} is empty");
+            fs::remove_dir_all(rig.path("seen")).unwrap();
+        }
+        rig.maint(&args);
+        assert_eq!(listed(&rig), &points[1..], "step {step}");
+        rig.maint(&["undelete"]);
+        assert_eq!(listed(&rig), points, "step {step}");
+        rig.maint(&["check", "--read-data"]);
+    }
+    assert!(died >= 3, "{died} steps only");
 }
 
 #[test]

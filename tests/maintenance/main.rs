@@ -347,6 +347,78 @@ fn compact_rewrites_what_is_mostly_dead_and_keeps_every_byte() {
     assert_eq!(listed(&rig).len(), 1);
 }
 
+/// Where each chunk of the newest point is, in the order of its tree: (package number, offset, byte in the segment).
+fn places(rig: &Rig) -> Vec<(u32, u32, u32)> {
+    let mut unlock = || Ok(rig::PASSWORD.as_bytes().to_vec());
+    let options = relict::store::OpenOptions { cache_bytes: 1 << 20 };
+    let repository = relict::store::Repository::open(&rig.path("repo"), &mut unlock, &options).unwrap();
+    let point = repository.point_records().unwrap().into_iter().max_by_key(|point| point.time).unwrap();
+    let mut out = Vec::new();
+    for entry in relict::catalog::tree::range(&*repository, &point.root, &[]) {
+        let entry = entry.unwrap();
+        if let repo_format::Key::Extent(..) = repo_format::Key::decode(entry.key()).unwrap() {
+            let chunk = repo_format::Extent::decode(entry.value()).unwrap().chunk;
+            let at = repository.locate(&chunk).unwrap().unwrap();
+            out.push((at.package, at.offset, at.skip));
+        }
+    }
+    out
+}
+
+#[test]
+fn compact_puts_side_by_side_what_is_read_together() {
+    for point in [false, true] {
+        let rig = Rig::new();
+        let mut random = Random::from_env();
+        // Each backup changes every eighth file: the newest point is spread over all packages.
+        for round in 0..8 {
+            for n in (0..800).filter(|n| round == 0 || n % 8 == round) {
+                fs::write(rig.source().join(format!("f{n:03}")), random.bytes(5000)).unwrap();
+            }
+            rig.backup();
+        }
+        let packages = |places: &[(u32, u32, u32)]| places.windows(2).filter(|two| two[0].0 != two[1].0).count();
+        let before = places(&rig);
+        assert!(packages(&before) > 400, "{} changes of package", packages(&before));
+        let args: &[&str] = if point { &["--point", "latest"] } else { &["--min-live", "1.0"] };
+        rig.maint(&[&["compact", "--yes"], args].concat());
+        let after = places(&rig);
+        assert!(after.is_sorted(), "the order of the tree is the order on the medium");
+        assert_eq!(packages(&after), 0);
+        rig.maint(&["check", "--read-data"]);
+        restored_is(&rig, "latest", &manifest(&rig.source()), "out");
+    }
+}
+
+#[test]
+fn limits_of_time_and_bytes_leave_the_rest_for_another_time() {
+    let rig = Rig::new();
+    let points = three_points(&rig, 8 << 20);
+    rig.maint(&["forget", "--yes", &points[1]]);
+    let before = stored(&rig);
+    let left = maint(&rig, &["--json", "prune", "--yes", "--max-duration", "0s"]);
+    let summary = message(&words(&left), "summary");
+    assert_eq!(left.status.code(), Some(3), "{summary}");
+    assert!(summary["packages_left"].as_u64() > Some(0), "{summary}");
+    assert_eq!(summary["packages_removed"], 0, "{summary}");
+    assert!(stored(&rig) + (1 << 20) > before);
+    rig.maint(&["check", "--read-data"]);
+    assert_eq!(listed(&rig), [&*points[0], &points[2]]);
+    // A limit beyond all clocks is none.
+    let summary = message(&rig.maint(&["--json", "prune", "--yes", "--max-duration", "5000000000000000h"]), "summary");
+    assert!(summary["freed_bytes"].as_u64() > Some(5 << 20), "{summary}");
+    let all = message(&rig.maint(&["--json", "compact", "--dry-run", "--min-live", "1.0"]), "plan");
+    let some = ["--json", "compact", "--dry-run", "--min-live", "1.0", "--max-bytes", "100K"];
+    let some = message(&rig.maint(&some), "plan");
+    assert!(some["live_bytes"].as_u64() <= Some(102_400) && some["packages"].as_u64() < all["packages"].as_u64());
+    let none = maint(&rig, &["--json", "compact", "--yes", "--min-live", "1.0", "--max-duration", "0s"]);
+    let summary = message(&words(&none), "summary");
+    assert_eq!((none.status.code(), &summary["packages"]), (Some(3), &serde_json::json!(0)), "{summary}");
+    assert_eq!(summary["packages_left"], all["packages"], "{summary}");
+    rig.maint(&["check", "--read-data", "--max-duration", "5000000000000000h"]);
+    restored_is(&rig, "latest", &manifest(&rig.source()), "out");
+}
+
 #[test]
 fn compact_leaves_forgotten_points_whole() {
     let rig = Rig::new();

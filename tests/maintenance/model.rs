@@ -188,9 +188,10 @@ impl Machine {
         self.order.push(new[0].clone());
     }
 
-    /// The rule, file by file over full listings.
+    /// The rule, file by file over full listings. A point that would lose all its files is forgotten as it is.
     fn thin(&mut self, most: usize) {
         let visible = self.ids(|p| !p.hidden);
+        let before: Vec<Point> = visible.iter().map(|id| self.points[id].clone()).collect();
         let names: BTreeSet<String> = visible.iter().flat_map(|id| self.points[id].files.keys().cloned()).collect();
         for name in names {
             let mut contents: Vec<u8> = Vec::new();
@@ -209,6 +210,11 @@ impl Machine {
                     point.whole.get_or_insert_with(|| point.files.clone());
                     point.files.remove(&name);
                 }
+            }
+        }
+        for (id, before) in visible.iter().zip(before) {
+            if self.points[id].files.is_empty() && !before.files.is_empty() {
+                self.points.insert(id.clone(), Point { hidden: true, ..before });
             }
         }
     }

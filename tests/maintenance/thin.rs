@@ -84,8 +84,18 @@ fn the_last_contents_of_every_file_stay() {
     let what: Vec<_> = plan.iter().map(|l| (l["action"].as_str().unwrap(), l["files"].as_u64().unwrap())).collect();
     assert_eq!(what, [("keep", 0), ("keep", 0), ("thin", 1), ("thin", 1), ("thin", 1)]);
     let sums = message(&dry, "summary");
-    assert_eq!((sums["files"].as_u64(), sums["versions"].as_u64()), (Some(1), Some(3)), "{dry}");
-    assert_eq!((sums["version_bytes"].as_u64(), sums["thinned"].as_u64()), (Some(1_800_000), Some(0)));
+    let number = |name: &str| sums[name].as_u64().unwrap_or_else(|| panic!("{name}: {dry}"));
+    let dropped = (number("files"), number("versions_dropped"), number("versions_dropped_raw_bytes"));
+    assert_eq!(dropped, (1, 3, 1_800_000), "{dry}");
+    assert_eq!(["to_thin", "to_forget", "thinned", "forgotten"].map(number), [3, 0, 0, 0], "{dry}");
+    assert!(plan.iter().all(|line| line["raw_bytes"] == line["files"].as_u64().unwrap() * 600_000), "{dry}");
+    let shown = rig.maint(&["forget", "--dry-run", "--keep-versions", "2"]);
+    for words in
+        ["thin: 1 file (585.9 KiB as restored) will not", "keeps 3 versions, 1.7 MiB as restored", "prune --dry-run"]
+    {
+        assert!(shown.contains(words), "'{words}' is not in: {shown}");
+    }
+    assert!(shown.ends_with("dry run: nothing was changed\n"), "{shown}");
     assert_eq!(thinned(&rig), [None; 5], "a dry run");
     rig.maint(&KEEP_TWO);
     assert_eq!(listed(&rig), points);
@@ -156,13 +166,17 @@ fn what_a_rule_keeps_or_protection_holds_stays_whole() {
 
 /// Gives restore points other times: that many days before now. Otherwise this test would take them.
 fn age(rig: &Rig, days: &[i64]) {
+    age_secs(rig, &days.iter().map(|days| days * 86_400).collect::<Vec<_>>());
+}
+
+fn age_secs(rig: &Rig, secs: &[i64]) {
     let mut unlock = || Ok(PASSWORD.as_bytes().to_vec());
     let options = relict::store::OpenOptions { cache_bytes: 1 << 20 };
     let writer = relict::store::Writer::open(&rig.path("repo"), &mut unlock, &options).unwrap();
     let points = relict::catalog::points::Points::new(writer.repository().point_records().unwrap());
     let mut aged: Vec<_> = points.all().to_vec();
-    for (point, days) in aged.iter_mut().zip(days) {
-        point.time.sec -= days * 86_400;
+    for (point, secs) in aged.iter_mut().zip(secs) {
+        point.time.sec -= secs;
         point.sealed.sec = point.time.sec.max(point.sealed.sec + 1);
     }
     writer.seal_all(&aged).unwrap();
@@ -226,21 +240,129 @@ fn a_mount_shows_what_it_showed_and_the_next_one_what_is_left() {
     rig.maint(&["check", "--read-data"]);
 }
 
-/// Ages count from the newest point. One that was made while the clock was wrong must not make all others old.
+/// A path of its own for each version: what the newest point lacks, and what it has.
 #[test]
-fn a_point_from_the_future_makes_nothing_old() {
+fn a_point_in_which_no_file_would_be_left_is_forgotten_as_a_whole() {
+    let rig = Rig::new();
+    fs::create_dir(rig.source().join("never a file in it")).unwrap();
+    for version in 0..4 {
+        write(&rig, "changing", version);
+        write(&rig, "dir/linked", version);
+        let other = rig.source().join("other name");
+        let _ = fs::remove_file(&other);
+        fs::hard_link(rig.source().join("dir/linked"), other).unwrap();
+        rig.backup();
+    }
+    let points = listed(&rig);
+    let whole = in_point(&rig, &points[1]);
+    rig.maint(&["protect", &points[0]]);
+    let keep = ["--keep-versions", "2"];
+    let dry = rig.maint(&[&["--json", "forget", "--dry-run"], &keep[..]].concat());
+    let lines = json_lines(&dry);
+    let actions: Vec<&str> = lines.iter().filter_map(|line| line["action"].as_str()).collect();
+    assert_eq!(actions, ["keep", "keep", "forget", "keep"], "{dry}");
+    let sums = message(&dry, "summary");
+    assert_eq!((sums["to_thin"].as_u64(), sums["to_forget"].as_u64()), (Some(0), Some(1)), "{dry}");
+    assert_eq!(listed(&rig), points, "a dry run");
+    let text = rig.maint(&[&["forget", "--yes"], &keep[..]].concat());
+    assert!(text.contains("forget: no file would be left of 3 files ("), "{text}");
+    assert!(text.contains("1 restore point forgotten; 'relict-maint undelete' takes that back"), "{text}");
+    assert_eq!(listed(&rig), [&*points[0], &points[2], &points[3]]);
+    assert_eq!(thinned(&rig), [None; 3]);
+    rig.maint(&["undelete"]);
+    assert_eq!((listed(&rig), in_point(&rig, &points[1])), (points.clone(), whole));
+    // Thinned first and without a file later: both are taken back together.
+    write(&rig, "same", 0);
+    rig.backup();
+    write(&rig, "changing", 1);
+    write(&rig, "same", 1);
+    rig.backup();
+    let points = listed(&rig);
+    rig.maint(&["forget", "--yes", "--keep-versions", "2"]);
+    assert_eq!(thinned(&rig), [None, Some(2), Some(1), None, None, None]);
+    rig.maint(&["forget", "--yes", "--keep-versions", "1"]);
+    let left = [0, 1, 3, 4, 5].map(|n| &*points[n]);
+    assert_eq!(listed(&rig), left);
+    rig.maint(&["undelete"]);
+    assert_eq!(listed(&rig), points);
+    assert_eq!(thinned(&rig), [None; 6]);
+    rig.maint(&["forget", "--yes", "--keep-versions", "1"]);
+    rig.maint(&["prune", "--yes"]);
+    rig.maint(&["check", "--read-data"]);
+    assert_eq!(listed(&rig), left);
+}
+
+/// Policies count from the newest point. One that was made while the clock was wrong must not make all others old.
+#[test]
+fn a_source_with_a_point_from_the_future_is_left_alone_and_the_others_are_not() {
     let rig = Rig::new();
     let points = five_points(&rig);
-    age(&rig, &[0, 0, 0, 0, -400]);
-    for rule in [["--keep-within", "90d"], ["--keep-deleted-for", "90d"], ["--keep-within-daily", "1y"]] {
-        let refused = maint(&rig, &[&["forget", "--yes"], &rule[..]].concat());
-        assert_eq!(refused.status.code(), Some(2), "{rule:?}: {}", words(&refused));
-        assert!(words(&refused).contains("from the future"), "{}", words(&refused));
-        assert_eq!(listed(&rig), points);
-        assert_eq!(thinned(&rig), [None; 5]);
+    let other = rig.path("other");
+    for version in 0..3 {
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("file"), content("file", version)).unwrap();
+        rig.relict(&["--quiet", "backup", "--source", "other", "--tag", "t", other.to_str().unwrap()]);
     }
+    let of_other: Vec<String> = listed(&rig).into_iter().filter(|id| !points.contains(id)).collect();
+    let left_alone = |rule: &[&str], gone: &[String]| {
+        let done = maint(&rig, &[&["forget", "--yes", "--json"], rule].concat());
+        let text = words(&done);
+        assert_eq!(done.status.code(), Some(3), "{rule:?}: {text}");
+        let said = message(&text, "left_alone");
+        assert_eq!(said["point"]["id"], points[4], "{text}");
+        assert!(said["what"].as_str().unwrap().contains("is dated"), "{text}");
+        let visible = listed(&rig);
+        assert!(points.iter().all(|id| visible.contains(id)), "{rule:?}: {text}");
+        assert!(gone.iter().all(|id| !visible.contains(id)), "{rule:?}: {text}");
+        assert_eq!(thinned(&rig).into_iter().flatten().count(), 0, "{rule:?}: {text}");
+        let _ = maint(&rig, &["undelete"]);
+    };
+    let mut ahead = [0; 8];
+    ahead[listed(&rig).iter().position(|id| *id == points[4]).unwrap()] = -400;
+    age(&rig, &ahead);
+    for rule in [&["--keep-last", "1"][..], &["--keep-daily", "1"], &["--keep-versions", "1"]] {
+        left_alone(rule, &of_other[..2]);
+    }
+    for rule in [
+        &["--keep-within", "90d"][..],
+        &["--keep-within-daily", "1y", "--keep-tag", "t"],
+        &["--keep-deleted-for", "90d"],
+    ] {
+        left_alone(rule, &[]);
+    }
+    let done = maint(&rig, &["forget", "--yes", "--keep-last", "1", "--source", "other"]);
+    assert_eq!(done.status.code(), Some(0), "{}", words(&done));
+    // By its id it can be forgotten; then the policy is applied.
     rig.maint(&["forget", "--yes", &points[4]]);
-    rig.maint(&["forget", "--yes", "--keep-within", "90d"]);
     rig.maint(&["forget", "--yes", "--keep-last", "2"]);
-    assert_eq!(listed(&rig), &points[2..4]);
+    assert_eq!(listed(&rig).iter().filter(|id| points.contains(id)).count(), 2);
+}
+
+#[test]
+fn a_point_from_the_future_counts_when_it_is_not_asked_about_too() {
+    let rig = Rig::new();
+    let backup = |tag: &[&str], version| {
+        write(&rig, "changing", version);
+        let source = rig.source();
+        rig.relict(&[&["--quiet", "backup"], tag, &[source.to_str().unwrap()]].concat());
+    };
+    backup(&["--tag", "t"], 0);
+    backup(&["--tag", "t"], 1);
+    backup(&[], 2);
+    let points = listed(&rig);
+    age(&rig, &[0, 0, -400]);
+    for rule in [["--keep-last", "1"], ["--keep-versions", "1"]] {
+        let done = maint(&rig, &[&["forget", "--yes", "--tag", "t"], &rule[..]].concat());
+        assert_eq!(done.status.code(), Some(3), "{}", words(&done));
+        assert_eq!((listed(&rig), thinned(&rig)), (points.clone(), vec![None; 3]));
+    }
+}
+
+#[test]
+fn a_point_less_than_a_day_ahead_is_like_any_other() {
+    let rig = Rig::new();
+    let points = five_points(&rig);
+    age_secs(&rig, &[0, 0, 0, 0, -80_000]);
+    rig.maint(&["forget", "--yes", "--keep-last", "2"]);
+    assert_eq!(listed(&rig), &points[3..]);
 }

@@ -1,6 +1,6 @@
 //! `compact`: packages that are mostly dead or small are rewritten.
 
-use super::maint::{Change, Exclusive, confirmed, label, named};
+use super::maint::{Change, Exclusive, Work, confirmed, deadline, label, named, point_json};
 use super::prune::duration;
 use clap::Args;
 use relict::catalog::compact::{CompactOptions, Compacted, Rewrite, compact, plan_compact, sequence};
@@ -10,7 +10,6 @@ use relict::cli::exit::Outcome;
 use relict::cli::text::{counted, parse_size, size};
 use relict::{Error, ErrorKind, Result};
 use serde_json::json;
-use std::time::Instant;
 
 /// Options of `compact`.
 #[derive(Args)]
@@ -37,7 +36,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         return Err(Error::new(ErrorKind::Usage, "--min-live is a share from 0 to 1")
             .advise("0.6 rewrites packages that are less than 60 % alive"));
     }
-    let deadline = options.max_duration.as_deref().map(duration).transpose()?.map(|limit| Instant::now() + limit);
+    let deadline = deadline(options.max_duration.as_deref().map(duration).transpose()?);
     let max_bytes =
         options.max_bytes.as_deref().map_or(Ok(u64::MAX), parse_size).map_err(|e| e.context("--max-bytes"))?;
     let exclusive = Exclusive::open(context, options.change.wait)?;
@@ -45,7 +44,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         return one_point(context, options, &exclusive, name);
     }
     let limits = CompactOptions { min_live: options.min_live, max_bytes, stop: &context.stop };
+    let planning = Work::start(context, "compact, plan", None);
     let rewrites = plan_compact(&exclusive.writer, &limits)?;
+    drop(planning);
     let (live, occupied) = rewrites.iter().fold((0, 0), |sum, r: &Rewrite| (sum.0 + r.live_bytes, sum.1 + r.occupied));
     if context.json {
         println!(
@@ -63,19 +64,27 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     if rewrites.is_empty() || !confirmed(context, options.change, &format!("rewrite {}?", size(live)))? {
         return summary(context, options, Compacted::default());
     }
-    summary(context, options, compact(&exclusive.writer, &rewrites, deadline, &context.stop)?)
+    let work = Work::start(context, "compact", Some(live));
+    let done = compact(&exclusive.writer, &rewrites, deadline, &context.stop, &|bytes| work.done(bytes))?;
+    drop(work);
+    summary(context, options, done)
 }
 
 fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: &str) -> Result<Outcome> {
     let points = named(exclusive.repository().point_records()?, &[name.to_owned()], &Filter::default())?;
     let Some(point) = points.first() else { return Ok(Outcome::Complete) };
-    if context.chatty() {
+    if context.json {
+        println!("{}", json!({"message_type": "plan", "point": point_json(point), "most_bytes": point.counts.bytes}));
+    } else if context.chatty() {
         println!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
     }
     if !confirmed(context, options.change, "rewrite it?")? {
         return summary(context, options, Compacted::default());
     }
-    summary(context, options, sequence(&exclusive.writer, point, &context.stop)?)
+    let work = Work::start(context, "compact", Some(point.counts.bytes));
+    let done = sequence(&exclusive.writer, point, &context.stop, &|bytes| work.done(bytes))?;
+    drop(work);
+    summary(context, options, done)
 }
 
 fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outcome> {
@@ -92,6 +101,8 @@ fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outc
                 "freed_bytes": done.freed,
             })
         );
+    } else if context.chatty() && options.change.dry_run {
+        println!("dry run: nothing was changed");
     } else if context.chatty() {
         println!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
     }

@@ -11,7 +11,7 @@ use relict::cli::exit::Outcome;
 use relict::cli::text::counted;
 use relict::store::States;
 use relict::{Error, ErrorKind, Result};
-use repo_format::{PointState, Time};
+use repo_format::{PointRecord, PointState, Time};
 use serde_json::json;
 
 /// A point may be dated so far after the clock: hosts differ, and a source may say when it was taken.
@@ -155,12 +155,8 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let repository = exclusive.repository();
     let (clock, states) = (clock(context, repository)?, repository.index().states()?);
     let filter = options.chosen.filter();
-    let points: Vec<_> = repository.point_records()?.into_iter().filter(|point| filter.admits(point)).collect();
-    if let Some(point) = points.iter().find(|point| policy.needs_times() && clock.is_future(point.time.sec)) {
-        let what = format!("restore point {} is from the future, so how old others are cannot be said", label(point));
-        return Err(Error::new(ErrorKind::Usage, what)
-            .advise("nothing was changed; set the clock, or forget that restore point; rules without ages work"));
-    }
+    let all = repository.point_records()?;
+    let points: Vec<_> = all.iter().filter(|point| filter.admits(point)).cloned().collect();
     let mut decisions: Vec<Vec<Decision>> = if policy.is_empty() {
         let chosen = named(points.clone(), &options.points, &filter)?;
         let decide = |point| Decision { reasons: Vec::new(), point };
@@ -168,13 +164,14 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     } else {
         groups(points.clone()).into_values().map(|group| policy.decide(group)).collect()
     };
-    let left_alone = if policy.is_empty() { 0 } else { leave_future(context, &mut decisions, &clock) };
+    let left_alone = if policy.is_empty() { 0 } else { leave_future(context, &mut decisions, all, &clock) };
     protect(&mut decisions, &states, &clock);
     if policy.is_empty() {
         refuse_protected(&decisions)?;
     }
     if let Some(rule) = policy.versions {
-        let done = super::thin::run(context, &exclusive, options.change, &decisions, rule)?;
+        let run = super::thin::Run { context, exclusive: &exclusive, change: options.change, rule, states, clock };
+        let done = run.thin(&decisions)?;
         return Ok(if left_alone > 0 { Outcome::Partial } else { done });
     }
     let sizes = groups(points);
@@ -200,11 +197,13 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
 
 /// Takes out the groups that have a point dated more than a day after the clock, and says so; gives their number. Either the
 /// clock is wrong, or it was: by a policy such points would stand for the newest, and what is backed up from now on would be
-/// forgotten at once.
-fn leave_future(context: &Context, decisions: &mut Vec<Vec<Decision>>, clock: &Clock) -> usize {
-    let before = decisions.len();
+/// forgotten at once. `all` are the visible points, also those that were not asked about: thinning counts from them, too.
+fn leave_future(context: &Context, decisions: &mut Vec<Vec<Decision>>, all: Vec<PointRecord>, clock: &Clock) -> usize {
+    let (before, all) = (decisions.len(), groups(all));
     decisions.retain(|group| {
-        let newest = group.iter().map(|decision| &decision.point).max_by_key(|point| point.time);
+        let Some(point) = group.first().map(|decision| &decision.point) else { return true };
+        let source = all.get(&(point.host.clone(), point.source.clone()));
+        let newest = source.and_then(|points| points.iter().max_by_key(|point| point.time));
         let Some(point) = newest.filter(|point| point.time.sec > clock.now.saturating_add(MAX_FUTURE_SECS)) else {
             return true;
         };
@@ -217,7 +216,10 @@ fn leave_future(context: &Context, decisions: &mut Vec<Vec<Decision>>, clock: &C
             time_name(point.time)
         );
         if context.json {
-            println!("{}", json!({"message_type": "clock", "what": what}));
+            println!(
+                "{}",
+                json!({"message_type": "left_alone", "host": host, "source": source, "point": point_json(point), "what": what})
+            );
         } else {
             eprintln!("{what}");
         }
@@ -276,20 +278,25 @@ fn execute(
             kept += 1;
         }
     }
-    let forgotten = counted(new.len() as u64, "restore point");
-    if !new.is_empty() && confirmed(context, options.change, &format!("forget {forgotten}?"))? {
+    let (to_forget, dry_run) = (new.len(), options.change.dry_run);
+    let what = counted(to_forget as u64, "restore point");
+    let done = to_forget > 0 && confirmed(context, options.change, &format!("forget {what}?"))?;
+    if done {
         exclusive.writer.record_states(&new)?;
-        if context.chatty() {
-            println!(
-                "{forgotten} forgotten; 'relict-maint undelete' shows them again, 'relict-maint prune' removes them"
-            );
-        }
     }
     if context.json {
+        let forgotten = if done { to_forget } else { 0 };
         println!(
             "{}",
-            json!({"message_type": "summary", "forgotten": new.len(), "kept": kept, "dry_run": options.change.dry_run})
+            json!({
+                "message_type": "summary", "to_forget": to_forget, "forgotten": forgotten, "kept": kept,
+                "dry_run": dry_run,
+            })
         );
+    } else if context.chatty() && done {
+        println!("{what} forgotten; 'relict-maint undelete' shows them again, 'relict-maint prune' removes them");
+    } else if context.chatty() && dry_run {
+        println!("dry run: {what} would be forgotten, {kept} kept; nothing was changed");
     }
     Ok(Outcome::Complete)
 }

@@ -5,12 +5,14 @@ use clap::Args;
 use relict::catalog::points::{Filter, Points, printable, short_id, time_name};
 use relict::catalog::protection::Clock;
 use relict::cli::context::Context;
+use relict::cli::progress::{Reporter, Status};
 use relict::store::{Lease, Repository, Writer, reserve};
 use relict::{Error, ErrorKind, Result};
 use repo_format::{PointId, PointRecord};
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Memory for segments and nodes that maintenance reads.
 const CACHE_BYTES: usize = 64 << 20;
@@ -107,6 +109,32 @@ pub fn confirmed(context: &Context, change: Change, question: &str) -> Result<bo
         return Ok(false);
     }
     crate::confirm::confirmed(context, change.yes, question)
+}
+
+/// Shows that work goes on, and how much of it is done where that is known. Drop it before anybody is asked.
+pub struct Work {
+    done: Arc<AtomicU64>,
+    _reporter: Reporter,
+}
+
+impl Work {
+    /// `total_bytes` None: nobody knows, and only the time is shown.
+    pub fn start(context: &Context, name: &'static str, total_bytes: Option<u64>) -> Self {
+        let done = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&done);
+        let status = move || Status { bytes: seen.load(Ordering::Relaxed), total_bytes, ..Status::default() };
+        Self { done, _reporter: Reporter::start(context.style(), name, status) }
+    }
+
+    /// So many bytes are done in all.
+    pub fn done(&self, bytes: u64) {
+        self.done.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// When `limit` is over; never, if that is beyond all clocks.
+pub fn deadline(limit: Option<Duration>) -> Option<Instant> {
+    limit.and_then(|limit| Instant::now().checked_add(limit))
 }
 
 /// Seconds since 1970 by the clock.

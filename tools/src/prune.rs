@@ -1,6 +1,6 @@
 //! `prune`: what forgotten restore points alone needed is removed.
 
-use super::maint::{Change, Exclusive, clock, confirmed, label, point_json, short};
+use super::maint::{Change, Exclusive, Work, clock, confirmed, deadline, label, point_json, short};
 use clap::Args;
 use relict::catalog::prune::{Plan, PruneOptions, Pruned, plan};
 use relict::cli::context::Context;
@@ -11,7 +11,7 @@ use relict::{Error, ErrorKind, Result};
 use repo_format::PointId;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Options of `prune`.
 #[derive(Args)]
@@ -48,17 +48,21 @@ pub fn duration(text: &str) -> Result<Duration> {
 /// Runs the command.
 pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let limit = options.max_duration.as_deref().map(duration).transpose()?;
-    let deadline = limit.map(|limit| Instant::now() + limit);
+    let deadline = deadline(limit);
     let exclusive = Exclusive::open(context, options.change.wait)?;
     let (keep, as_before) = kept_points(context, &exclusive)?;
     let discard_unfinished = options.discard_unfinished;
+    let planning = Work::start(context, "prune, plan", None);
     let plan = plan(&exclusive.writer, &PruneOptions { keep, as_before, discard_unfinished, stop: &context.stop })?;
+    drop(planning);
     show(context, &plan);
     if plan.is_empty() || !confirmed(context, options.change, &format!("free {}?", size(plan.room)))? {
         summary(context, &plan, options.change.dry_run, Pruned::default());
         return Ok(Outcome::Complete);
     }
-    let pruned = plan.execute(&exclusive.writer, deadline, &context.stop, &|_| {})?;
+    let work = Work::start(context, "prune", Some(plan.room));
+    let pruned = plan.execute(&exclusive.writer, deadline, &context.stop, &|freed| work.done(freed))?;
+    drop(work);
     summary(context, &plan, false, pruned);
     Ok(if pruned.packages_left == 0 { Outcome::Complete } else { Outcome::Partial })
 }
@@ -112,12 +116,13 @@ fn show(context: &Context, plan: &Plan) {
     plan.points.iter().for_each(|point| println!("{}: remove", label(point)));
     let whole = plan.packages.iter().filter(|package| package.parts.is_none()).count();
     println!(
-        "{} of {} chunks are not needed; remove {}, free parts of {}: {}",
+        "{} of {} chunks are not needed; remove {}, free parts of {}: {} ({} bytes)",
         count(plan.dead_chunks),
         count(plan.dead_chunks + plan.live_chunks),
         counted(whole as u64, "package"),
         counted((plan.packages.len() - whole) as u64, "package"),
-        size(plan.room)
+        size(plan.room),
+        count(plan.room)
     );
     if plan.stuck_bytes > 0 {
         println!(

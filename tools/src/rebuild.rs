@@ -15,7 +15,14 @@ pub struct Options {}
 /// Makes the new index and says what is in it.
 pub fn run(context: &Context, _: &Options) -> Result<Outcome> {
     let path = context.repo_path()?.to_path_buf();
-    let rebuilt = relict::store::rebuild(&path, &mut || context.password.read())?;
+    let mut work = None;
+    let rebuilt = relict::store::rebuild(&path, &mut || {
+        let password = context.password.read()?;
+        // Not over the question for the password.
+        work = Some(crate::maint::Work::start(context, "rebuild", None));
+        Ok(password)
+    })?;
+    drop(work);
     if context.json {
         println!("{}", summary(&rebuilt));
     } else {

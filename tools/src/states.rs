@@ -83,7 +83,8 @@ pub fn undelete(context: &Context, options: &Undelete) -> Result<Outcome> {
         exclusive.writer.seal_all(&thinned)?;
     }
     let chosen: Vec<PointRecord> = chosen.into_iter().filter(|point| hidden.contains(&point.id)).collect();
-    change(context, &exclusive, options.change, &chosen, Wish::Show, "show again")
+    let made_whole = if options.change.dry_run { 0 } else { thinned.len() };
+    change(context, &exclusive, options.change, &chosen, (Wish::Show, "show again"), made_whole)
 }
 
 /// Runs `protect`.
@@ -108,7 +109,7 @@ fn of_visible(
 ) -> Result<Outcome> {
     let exclusive = Exclusive::open(context, how.wait)?;
     let points = named(exclusive.repository().point_records()?, names, &chosen.filter())?;
-    change(context, &exclusive, how, &points, wish, verb)
+    change(context, &exclusive, how, &points, (wish, verb), 0)
 }
 
 fn until(date: &str) -> Result<i64> {
@@ -128,8 +129,8 @@ fn change(
     exclusive: &Exclusive,
     how: Change,
     points: &[PointRecord],
-    wish: Wish,
-    verb: &str,
+    (wish, verb): (Wish, &str),
+    already: usize,
 ) -> Result<Outcome> {
     let repository = exclusive.repository();
     let (clock, states) = (clock(context, repository)?, repository.index().states()?);
@@ -151,12 +152,16 @@ fn change(
     }
     // What takes nothing away needs no question.
     let ask = Change { yes: how.yes || wish != Wish::Unprotect, ..how };
-    if new.is_empty() || !confirmed(context, ask, &format!("{verb} {}?", counted(new.len() as u64, "restore point")))? {
-        return Ok(Outcome::Complete);
+    let question = format!("{verb} {}?", counted(new.len() as u64, "restore point"));
+    let done = !new.is_empty() && confirmed(context, ask, &question)?;
+    if done {
+        exclusive.writer.record_states(&new)?;
     }
-    exclusive.writer.record_states(&new)?;
     if context.json {
-        println!("{}", json!({"message_type": "summary", "changed": new.len()}));
+        let changed = already + if done { new.len() } else { 0 };
+        println!("{}", json!({"message_type": "summary", "changed": changed, "dry_run": how.dry_run}));
+    } else if how.dry_run && context.chatty() {
+        println!("dry run: nothing was changed");
     }
     Ok(Outcome::Complete)
 }

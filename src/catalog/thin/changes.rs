@@ -127,18 +127,20 @@ impl<'a> Changes<'a> {
     }
 
     /// Goes from the newest point to the oldest; tells of content of the inodes in `part`, and of names if `with_names`.
-    /// Gives the directories of the oldest.
-    pub(super) fn walk_back(mut self, part: HashSet<u64>, with_names: bool) -> Result<Names> {
-        let Some(newest) = self.members.last() else { return Ok(Names::default()) };
+    /// Gives the directories of the oldest, and how many names of files each point has, newest first.
+    pub(super) fn walk_back(mut self, part: HashSet<u64>, with_names: bool) -> Result<(Names, Vec<u64>)> {
+        let Some(newest) = self.members.last() else { return Ok(Default::default()) };
         let mut names = Names::read(self.nodes, &newest.point.root, part.clone(), self.stop)?;
+        let mut file_names = vec![names.file_names];
         for (index, two) in self.members.windows(2).enumerate().rev() {
             let [old, new] = two else { continue };
             let pair = Pair { index, old: old.point.root, new: new.point.root };
             self.side(pair, Side::New, &names, &part, with_names)?;
             names.step(self.nodes, &pair.new, &pair.old, self.stop)?;
+            file_names.push(names.file_names);
             self.side(pair, Side::Old, &names, &part, with_names)?;
         }
-        Ok(names)
+        Ok((names, file_names))
     }
 
     fn side(&mut self, pair: Pair, side: Side, places: &Names, part: &HashSet<u64>, with_names: bool) -> Result<()> {

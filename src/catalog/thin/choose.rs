@@ -148,7 +148,7 @@ fn choose_path(events: &[Event], rule: VersionRule, plan: &mut Thinning) -> Resu
         hurt |= gone > 0;
         if gone > 0 && stays == 0 {
             plan.versions += 1;
-            plan.bytes += bytes;
+            plan.versions_raw_bytes = plan.versions_raw_bytes.saturating_add(*bytes);
         }
     }
     plan.files += u64::from(hurt);
@@ -165,8 +165,9 @@ fn drop_run(points: RangeInclusive<usize>, state: &State, plan: &mut Thinning, s
         shown.0 += 1;
         let drop = Drop { point: point as u32, ino: state.ino, parent: state.parent, name: state.name.clone() };
         plan.drops.push(drop.encode(), nothing())?;
-        if let Some(names) = plan.names.get_mut(point) {
+        if let (Some(names), Some(bytes)) = (plan.names.get_mut(point), plan.raw_bytes.get_mut(point)) {
             *names += 1;
+            *bytes = bytes.saturating_add(state.bytes);
         }
     }
     Ok(())

@@ -62,12 +62,17 @@ pub struct Thinning {
     members: Vec<Member>,
     /// Names that go out of each point, in the order of [`Thinning::members`].
     pub names: Vec<u64>,
+    /// Sums of the sizes of what these names show, for each point.
+    pub raw_bytes: Vec<u64>,
+    /// Points that have no file left: these are not thinned, but are to be forgotten as a whole.
+    pub emptied: Vec<bool>,
     /// Files that lose a content.
     pub files: u64,
-    /// Contents of files that no point shows any more.
+    /// Contents that no point of the chain shows any more under their file's path.
     pub versions: u64,
-    /// Sum of their sizes. What prune gives back is less where they share chunks with what stays.
-    pub bytes: u64,
+    /// Sum of the sizes of these. What prune gives back is another number: contents are stored compressed, share chunks
+    /// with others, and may have another path.
+    pub versions_raw_bytes: u64,
     drops: EditSet,
     /// Directories of the oldest point.
     oldest: Names,
@@ -98,7 +103,7 @@ fn stopped(stop: &AtomicBool) -> Result<()> {
 /// `Damaged` when a tree cannot be read: then nothing may be taken out. `Interrupted` once `stop` is set.
 pub fn plan(nodes: &dyn ReadNodes, members: Vec<Member>, rule: VersionRule, stop: &AtomicBool) -> Result<Thinning> {
     let mut events = EditSet::new(DEFAULT_LIMIT_BYTES);
-    let mut oldest = Names::default();
+    let (mut oldest, mut file_names) = (Names::default(), Vec::new());
     if members.len() > 1 {
         let mut inos = Sorter::<8>::new(SORT_BYTES);
         for pair in members.windows(2) {
@@ -112,20 +117,24 @@ pub fn plan(nodes: &dyn ReadNodes, members: Vec<Member>, rule: VersionRule, stop
         let mut first = true;
         while first || inos.peek().is_some() {
             let part: Result<HashSet<u64>> = inos.by_ref().take(NAMED_AT_ONCE).collect();
-            oldest = Changes::new(nodes, &members, &mut events, stop).walk_back(part?, first)?;
+            (oldest, file_names) = Changes::new(nodes, &members, &mut events, stop).walk_back(part?, first)?;
             first = false;
         }
     }
     let mut out = Thinning {
         names: vec![0; members.len()],
+        raw_bytes: vec![0; members.len()],
+        emptied: Vec::new(),
         members,
         files: 0,
         versions: 0,
-        bytes: 0,
+        versions_raw_bytes: 0,
         drops: EditSet::new(DEFAULT_LIMIT_BYTES),
         oldest,
     };
     choose::choose(events, rule, &mut out)?;
+    let all_go = |(going, there): (&u64, &u64)| *going > 0 && going == there;
+    out.emptied = out.names.iter().zip(file_names.iter().rev()).map(all_go).collect();
     Ok(out)
 }
 
@@ -142,7 +151,13 @@ impl Thinning {
         self.drops.is_empty()
     }
 
-    /// Makes the new trees, oldest first; `done` is told of each.
+    /// The points that have no file left.
+    pub fn emptied(&self) -> impl Iterator<Item = &PointRecord> {
+        let members = self.members.iter().zip(&self.emptied);
+        members.filter(|(_, emptied)| **emptied).map(|(member, _)| &member.point)
+    }
+
+    /// Makes the new trees, oldest first, but of points that have no file left; `done` is told of each.
     ///
     /// # Errors
     /// When a tree cannot be read or written. Nodes written before that are garbage.
@@ -153,7 +168,7 @@ impl Thinning {
         stop: &AtomicBool,
         mut done: impl FnMut(Thinner) -> Result<()>,
     ) -> Result<()> {
-        let Self { members, drops, mut oldest, names, .. } = self;
+        let Self { members, drops, mut oldest, names, emptied, .. } = self;
         let mut drops = drops.finish()?.peekable();
         for (index, member) in members.iter().enumerate() {
             if drops.peek().is_none() {
@@ -166,7 +181,10 @@ impl Thinning {
             let mine = (index as u32).to_be_bytes();
             while let Some(drop) = drops.next_if(|drop| drop.as_ref().map_or(true, |(key, _)| key.starts_with(&mine))) {
                 stopped(stop)?;
-                edits.take_out(&choose::Drop::decode(&drop?.0)?)?;
+                let (drop, _) = drop?;
+                if emptied.get(index) != Some(&true) {
+                    edits.take_out(&choose::Drop::decode(&drop)?)?;
+                }
             }
             let Some((edits, counts)) = edits.finish()? else { continue };
             let root = apply(nodes, Some(&member.point.root), edits, sink)?;
@@ -175,7 +193,8 @@ impl Thinning {
         Ok(())
     }
 
-    /// Writes the thinned points. All of them are durable when this returns; killed before, some or none are.
+    /// Writes the thinned points. All of them are durable when this returns; killed before, some or none are. Points
+    /// that have no file left are not touched: who forgets them is the caller.
     ///
     /// # Errors
     /// When the medium fails.

@@ -24,6 +24,8 @@ pub(super) struct Names {
     dirs: HashMap<u64, Place>,
     files: HashMap<u64, Vec<Place>>,
     wanted: HashSet<u64>,
+    /// How many names there are that are not directories.
+    pub(super) file_names: u64,
     hashes: RefCell<HashMap<u64, PathHash>>,
 }
 
@@ -68,7 +70,11 @@ impl Names {
                 if let Some(old) = old {
                     self.remove(parent, name, &old);
                 }
-                coming.extend(new.filter(|new| self.knows(new)).map(|new| (parent, name.into(), new)));
+                match new {
+                    Some(new) if self.knows(&new) => coming.push((parent, name.into(), new)),
+                    Some(_) => self.file_names = self.file_names.saturating_add(1),
+                    None => {}
+                }
             }
             Ok(())
         })?;
@@ -84,6 +90,7 @@ impl Names {
     }
 
     fn add(&mut self, parent: u64, name: &[u8], entry: &Dirent) {
+        self.file_names = self.file_names.saturating_add(u64::from(entry.kind != FileKind::Dir));
         if entry.kind == FileKind::Dir {
             self.dirs.insert(entry.ino, (parent, name.into()));
         } else if self.wanted.contains(&entry.ino) {
@@ -93,6 +100,7 @@ impl Names {
 
     fn remove(&mut self, parent: u64, name: &[u8], entry: &Dirent) {
         let here = |place: &Place| place.0 == parent && *place.1 == *name;
+        self.file_names = self.file_names.saturating_sub(u64::from(entry.kind != FileKind::Dir));
         if entry.kind == FileKind::Dir {
             if self.dirs.get(&entry.ino).is_some_and(here) {
                 self.dirs.remove(&entry.ino);

@@ -232,6 +232,14 @@ fn agree(points: &[Source], whole: &[bool], most: Option<u32>, days: Option<i64>
     let names: Vec<u64> =
         points.iter().zip(&keep).map(|(source, keep)| (source.files().len() - keep.len()) as u64).collect();
     assert_eq!(plan.names, names);
+    let emptied: Vec<bool> = (0..points.len()).map(|index| names[index] > 0 && keep[index].is_empty()).collect();
+    assert_eq!(plan.emptied, if points.len() > 1 { emptied.clone() } else { Vec::new() });
+    let lost = |index: usize| {
+        let kept = &keep[index];
+        points[index].files().into_iter().filter(move |(path, _)| !kept.contains(path))
+    };
+    let raw: Vec<u64> = (0..points.len()).map(|index| lost(index).map(|(_, c)| u64::from(c) * 10).sum()).collect();
+    assert_eq!(plan.raw_bytes, raw);
     let mut found: BTreeMap<usize, (ChunkId, Counts)> = BTreeMap::new();
     let made = |thinner: Thinner| {
         found.insert(thinner.member, (thinner.root, thinner.counts));
@@ -239,6 +247,10 @@ fn agree(points: &[Source], whole: &[bool], most: Option<u32>, days: Option<i64>
     };
     plan.trees(&nodes, &mut &nodes, &stop, made).unwrap();
     for (index, want) in want.iter().enumerate() {
+        if emptied[index] {
+            assert!(!found.contains_key(&index), "point {index} has no file left");
+            continue;
+        }
         let same = (chain[index].point.root, chain[index].point.counts);
         let (root, counts) = found.get(&index).copied().unwrap_or(same);
         assert_eq!(counts, want.counts(), "counts of point {index}");

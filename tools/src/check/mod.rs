@@ -8,6 +8,7 @@ mod packages;
 mod read;
 mod rot;
 mod select;
+mod shared;
 mod table;
 mod tree;
 
@@ -27,8 +28,9 @@ use repo_format::{ChunkId, PackageId, PointId, PointRecord, Time};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use table::ChunkTable;
+use shared::SharedCheck;
 use tree::{TreeCheck, TreeReport};
 
 /// What to check.
@@ -101,7 +103,7 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let records = repository.all_points()?;
     let table = ChunkTable::load(repository.index())?;
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
-    let deadline = request.max_duration.map(|limit| Instant::now() + limit);
+    let deadline = crate::maint::deadline(request.max_duration);
     let keeper = Keeper::new(repository, request.keep_every);
     let run = PackageCheck { repository, table: &table, totals, stop, deadline, keeper, found: Mutex::default() };
     run.run(&packages, &present, &read)?;
@@ -190,33 +192,42 @@ fn slots(repository: &Repository) -> Result<Vec<Finding>> {
     Ok(key_slots(repository.path())?.into_iter().filter_map(judge).collect())
 }
 
-/// All trees, on all cores, in the order of `points`.
+/// All trees, on all cores, in the order of `points`. Those that are sound are known to be by their nodes, each looked at once;
+/// the others are walked one by one. None after an interruption.
 fn trees(
     repository: &Repository,
     table: &ChunkTable,
     points: &[PointRecord],
     stop: &AtomicBool,
 ) -> Result<Vec<TreeReport>> {
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let sound = SharedCheck::new(repository, table, stop).run(points, threads);
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(usize, TreeReport)>> {
         let mut out = Vec::new();
-        while let Some((number, point)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| points.get(n).map(|p| (n, p)))
+        while let Some((number, (point, sound))) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, points.iter().zip(&sound).nth(n)?)))
         {
             if interrupted(stop).is_err() {
                 break;
             }
-            out.push((number, TreeCheck::new(repository, table, point, label(point)).run()?));
+            let report = match sound {
+                Some(entries) => TreeReport { entries: *entries, ..TreeReport::default() },
+                None => TreeCheck::new(repository, table, point, label(point)).run()?,
+            };
+            out.push((number, report));
         }
         Ok(out)
     };
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).min(points.len().max(1));
     let mut all = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let died = || Err(relict::Error::damaged("a checking thread died"));
         let parts: Result<Vec<_>> = workers.into_iter().map(|w| w.join().unwrap_or_else(|_| died())).collect();
         parts.map(|parts| parts.into_iter().flatten().collect::<Vec<_>>())
     })?;
+    if interrupted(stop).is_err() {
+        return Ok(Vec::new());
+    }
     all.sort_by_key(|(number, _)| *number);
     Ok(all.into_iter().map(|(_, report)| report).collect())
 }

@@ -99,9 +99,9 @@ fn bytes(repository: &Repository, piece: Option<(&Extent, usize)>, len: usize) -
 }
 
 /// The paths of these inodes.
-pub fn paths(repository: &Repository, point: &PointRecord, inodes: &[u64]) -> Result<Vec<String>> {
+pub fn paths(nodes: &dyn ReadNodes, point: &PointRecord, inodes: &[u64]) -> Result<Vec<String>> {
     let mut names = Names::default();
-    for entry in range(repository, &point.root, &[]) {
+    for entry in range(nodes, &point.root, &[]) {
         let entry = entry?;
         if let (Ok(Key::Dirent(parent, name)), Ok(dirent)) = (Key::decode(entry.key()), Dirent::decode(entry.value())) {
             names.add(parent, name, dirent.ino);

@@ -53,6 +53,15 @@ impl ChunkTable {
         Ok(Self { heads, starts, shift, places, confirmed: (0..words).map(|_| AtomicU64::new(0)).collect() })
     }
 
+    /// A table of these, ascending.
+    #[cfg(test)]
+    pub(super) fn made_of(chunks: impl Iterator<Item = (ChunkId, Location)>) -> Self {
+        let (heads, places): (Vec<u64>, Vec<Location>) = chunks.map(|(id, at)| (head(&id), at)).unzip();
+        let shift = 64 - (heads.len() / IN_BUCKET + 2).ilog2();
+        let confirmed = (0..heads.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { starts: starts(&heads, shift), shift, heads, places, confirmed }
+    }
+
     /// Number of chunks.
     pub fn len(&self) -> usize {
         self.heads.len()
@@ -117,11 +126,8 @@ mod tests {
     use super::*;
 
     fn table(heads: Vec<u64>) -> ChunkTable {
-        let shift = 64 - (heads.len() / IN_BUCKET + 2).ilog2();
         let at = |n: usize| Location { package: n as u32, offset: 0, segment_bytes: 0, skip: 0, len: 0 };
-        let places = (0..heads.len()).map(at).collect();
-        let confirmed = (0..heads.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        ChunkTable { starts: starts(&heads, shift), shift, heads, places, confirmed }
+        ChunkTable::made_of(heads.into_iter().enumerate().map(|(n, head)| (id(head), at(n))))
     }
 
     fn id(head: u64) -> ChunkId {

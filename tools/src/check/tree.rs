@@ -6,9 +6,9 @@
 use super::finding::{Affected, Finding, Kind};
 use super::table::ChunkTable;
 use relict::Result;
-use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
+use relict::catalog::tree::{Lost, NodeVisitor, ReadNodes, walk_nodes};
 use relict::cli::text::counted;
-use relict::store::{NodeRef, Repository};
+use relict::store::NodeRef;
 use repo_format::{
     ChunkId, Dirent, Extent, FileKind, Inode, Key, KeyKind, PointRecord, ROOT_INO, TREE_INO, Value, entry_bytes, is_border,
 };
@@ -71,7 +71,7 @@ impl Inodes {
 /// A tree under check.
 pub struct TreeCheck<'a> {
     point: &'a PointRecord,
-    repository: &'a Repository,
+    nodes: &'a dyn ReadNodes,
     table: &'a ChunkTable,
     label: String,
     current: Current,
@@ -121,10 +121,10 @@ impl LostRange {
 }
 
 impl<'a> TreeCheck<'a> {
-    pub fn new(repository: &'a Repository, table: &'a ChunkTable, point: &'a PointRecord, label: String) -> Self {
+    pub fn new(nodes: &'a dyn ReadNodes, table: &'a ChunkTable, point: &'a PointRecord, label: String) -> Self {
         Self {
             point,
-            repository,
+            nodes,
             table,
             label,
             current: Current::default(),
@@ -142,7 +142,7 @@ impl<'a> TreeCheck<'a> {
 
     /// Walks the tree and judges it.
     pub fn run(mut self) -> Result<TreeReport> {
-        walk_nodes(self.repository, &self.point.root, &mut self)?;
+        walk_nodes(self.nodes, &self.point.root, &mut self)?;
         // With nodes missing, what is left cannot agree; the nodes are reported already.
         if self.outcome.lost.is_empty() {
             self.leave();
@@ -166,7 +166,7 @@ impl<'a> TreeCheck<'a> {
             );
             let mut finding = Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing));
             let known: Vec<u64> = self.known.into_iter().collect();
-            let paths = super::rot::paths(self.repository, self.point, &known).unwrap_or_default();
+            let paths = super::rot::paths(self.nodes, self.point, &known).unwrap_or_default();
             finding.affected = paths.into_iter().map(|path| Affected { point: self.label.clone(), path }).collect();
             out.findings.push(finding);
         }
@@ -320,45 +320,66 @@ impl<'a> TreeCheck<'a> {
         self.circles();
     }
 
-    /// Every directory must lead to the root. Those that are known to do are not followed again.
     fn circles(&mut self) {
-        let mut sound: HashSet<u64> = HashSet::from([ROOT_INO]);
         let parents = std::mem::take(&mut self.parents);
-        for dir in parents.keys() {
-            let (mut way, mut at) = (HashSet::new(), *dir);
-            while !sound.contains(&at) && way.insert(at) {
-                match parents.get(&at) {
-                    Some(parent) => at = *parent,
-                    None => break,
-                }
-            }
-            if way.contains(&at) && parents.contains_key(&at) {
-                self.problem(|| format!("inode {dir}: its directories form a circle"));
-            }
-            sound.extend(way);
-        }
+        leads_to_root(&parents, parents.keys().copied(), |dir| {
+            self.problem(|| format!("inode {dir}: its directories form a circle"));
+        });
     }
 
     /// SPEC.md section 6: a node ends where the rule says, so that one map has one tree.
     fn borders(&mut self, node: &NodeRef) {
         let level = usize::from(node.level());
         self.ended.resize(self.ended.len().max(level + 1), true);
-        let mut wrong = self.ended.get(level) == Some(&false);
-        let (mut bytes, mut border) = (0, false);
-        for (key, value) in (0..node.len()).filter_map(|i| node.entry(i)) {
-            // A border inside of a node is wrong too.
-            wrong |= border;
-            let entry = entry_bytes(key.len(), value.len());
-            bytes += entry;
-            border = is_border(node.level(), key, entry, bytes);
-        }
+        let border = ended_at_border(node);
+        let wrong = self.ended.get(level) == Some(&false) || border.is_none();
         if let Some(ended) = self.ended.get_mut(level) {
-            *ended = border;
+            // After a wrong node nothing more is said of this level.
+            *ended = border.unwrap_or(true);
         }
         if wrong {
             self.problem(|| format!("a tree node of level {level} does not end where the rule puts borders"));
         }
     }
+}
+
+/// Whether a node ends at a border; None when there is one inside of it, which is wrong.
+pub(super) fn ended_at_border(node: &NodeRef) -> Option<bool> {
+    let (mut bytes, mut border) = (0, false);
+    for (key, value) in (0..node.len()).filter_map(|i| node.entry(i)) {
+        if border {
+            return None;
+        }
+        let entry = entry_bytes(key.len(), value.len());
+        bytes += entry;
+        border = is_border(node.level(), key, entry, bytes);
+    }
+    Some(border)
+}
+
+/// Whether each of `dirs` leads to the root by `parents`; `circle` is told of those that do not. Those that are known to do
+/// are not followed again.
+pub(super) fn leads_to_root(
+    parents: &HashMap<u64, u64>,
+    dirs: impl Iterator<Item = u64>,
+    mut circle: impl FnMut(u64),
+) -> bool {
+    let (mut sound, mut all) = (HashSet::from([ROOT_INO]), true);
+    for dir in dirs {
+        let (mut way, mut at) = (HashSet::new(), dir);
+        while !sound.contains(&at) && way.insert(at) {
+            match parents.get(&at) {
+                Some(parent) => at = *parent,
+                None => break,
+            }
+        }
+        if way.contains(&at) && parents.contains_key(&at) {
+            circle(dir);
+            all = false;
+        }
+        sound.extend(way);
+    }
+    all
 }
 
 fn sorted(ids: HashSet<ChunkId>) -> Vec<ChunkId> {

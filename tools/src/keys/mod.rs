@@ -216,6 +216,10 @@ fn find(path: &Path, begin: &str) -> Result<SlotFile> {
     let mut fits: Vec<SlotFile> = list_slots(path)?.into_iter().filter(|s| s.name.starts_with(begin)).collect();
     match (fits.pop(), fits.is_empty()) {
         (Some(slot), true) => Ok(slot),
+        (Some(_), false) if begin.is_empty() => {
+            Err(Error::new(ErrorKind::Usage, "the repository has several key slots, and none was named")
+                .advise("'relict-maint keys list' names them; give the first digits of one"))
+        }
         (Some(_), false) => Err(Error::new(
             ErrorKind::Usage,
             format!("more than one key slot begins with '{}'", text::escape_lines(begin).trim_end()),

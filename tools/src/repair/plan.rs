@@ -125,7 +125,12 @@ impl Plan {
     pub fn text(&self) -> Vec<String> {
         let mut out = Vec::new();
         for info in &self.packages {
-            out.push(format!("put package {} aside in quarantine/ ({})", info.id, text::size(info.bytes)));
+            let is_missing =
+                |f: &Finding| f.kind == Kind::PackageMissing && f.place.is_some_and(|p| p.package == info.id);
+            out.push(match self.report.findings.iter().any(is_missing) {
+                true => format!("take package {}, which is missing, out of the index", info.id),
+                false => format!("put package {} aside in quarantine/ ({})", info.id, text::size(info.bytes)),
+            });
         }
         if !self.inventory.readable.is_empty() {
             out.push(format!(

@@ -53,7 +53,9 @@ struct SourceFigures {
 /// Counts and shows.
 pub fn run(context: &Context, _: &Options) -> Result<Outcome> {
     let repository = context.repository(CACHE_BYTES)?;
+    let work = crate::maint::Work::start(context, "stats", None);
     let stats = count(&repository)?;
+    drop(work);
     if context.json {
         show_json(&stats);
     } else {
