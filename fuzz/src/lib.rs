@@ -20,6 +20,19 @@ pub mod catalog {
     pub mod points;
     #[path = "../../../src/catalog/retention.rs"]
     pub mod retention;
+    /// As in the room itself, whose trees are no decoder's.
+    pub mod thin {
+        use super::retention::Age;
+
+        /// Which contents of a file stay.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct VersionRule {
+            /// The last so many.
+            pub most: Option<u32>,
+            /// How long those of a deleted file stay.
+            pub deleted_for: Option<Age>,
+        }
+    }
 }
 
 /// Segments and packages, without the index over them.
