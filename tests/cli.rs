@@ -190,6 +190,30 @@ fn programs_get_one_json_object_a_line() {
 }
 
 #[test]
+fn compression_is_chosen_run_by_run() {
+    let bench = Bench::new();
+    let words = include_str!("../SPEC.md");
+    fs::remove_file(bench.path("source/noise")).unwrap();
+    fs::write(bench.path("source/words"), words).unwrap();
+    let stored = |level: &str| -> u64 {
+        let _ = fs::remove_dir_all(bench.path("repo"));
+        assert_eq!(bench.run(&["init"]).code, 0);
+        let ran = bench.backup(&["--compression", level]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_eq!(bench.run(&["cat", &format!("latest:{}", bench.source("words"))]).out, words);
+        bench.packages().iter().map(|path| fs::metadata(path).unwrap().blocks() * 512).sum()
+    };
+    let (off, fast, small) = (stored("off"), stored("1"), stored("19"));
+    assert!(small < fast * 9 / 10 && fast < off * 9 / 10, "{small} {fast} {off}");
+    // Stored at any level, it is the same content: nothing is stored again.
+    let packages = bench.packages();
+    let again = bench.backup(&["--force", "--compression", "5"]);
+    assert_eq!((again.code, bench.packages().len()), (0, packages.len() + 1), "one for the restore point's record");
+    assert_error(&bench.backup(&["--compression", "fast"]), 2, &["--compression", "'off', or a level from 1"]);
+    assert_error(&bench.backup(&["--compression", "20"]), 2, &["from 1 (fast) to 19 (small)"]);
+}
+
+#[test]
 fn no_repository_is_10() {
     let b = Bench::new();
     let ran = b.run(&["snapshots"]);

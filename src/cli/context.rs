@@ -3,7 +3,7 @@
 use super::password::PasswordSource;
 use super::progress::Style;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{OpenOptions, Repository, Unlock, Writer, read_header};
+use crate::store::{Compression, OpenOptions, Repository, Unlock, Writer, read_header};
 use repo_format::Encryption;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub struct Context {
     pub verbose: bool,
     /// No progress.
     pub no_progress: bool,
+    /// How hard what is written is compressed.
+    pub compression: Compression,
     /// Set by SIGINT and SIGTERM.
     pub stop: Arc<AtomicBool>,
 }
@@ -58,7 +60,9 @@ impl Context {
     /// As [`Context::repository`], and `Locked`.
     pub fn writer(&self, cache_bytes: usize) -> Result<Writer> {
         let path = self.repo_path()?;
-        self.unlocking(&mut |unlock| Writer::open(path, unlock, &OpenOptions { cache_bytes }))
+        let writer = self.unlocking(&mut |unlock| Writer::open(path, unlock, &OpenOptions { cache_bytes }))?;
+        writer.compress_by(self.compression);
+        Ok(writer)
     }
 
     fn unlocking<T>(&self, open: &mut dyn FnMut(&mut Unlock<'_>) -> Result<T>) -> Result<T> {

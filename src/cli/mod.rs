@@ -32,6 +32,7 @@ mod tests;
 
 use crate::catalog::points::Filter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::Compression;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use context::Context;
 use exit::Outcome;
@@ -89,6 +90,9 @@ struct Global {
     /// Show no progress
     #[arg(long, global = true)]
     no_progress: bool,
+    /// How hard what is written is compressed: 'off', or a level of zstd from 1 (fast) to 19 (small) [default: 1]
+    #[arg(long, global = true, env = "RELICT_COMPRESSION", hide_env_values = true, value_name = "LEVEL")]
+    compression: Option<Compression>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -194,6 +198,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         quiet: global.quiet,
         verbose: global.verbose,
         no_progress: global.no_progress,
+        compression: global.compression.unwrap_or_default(),
         stop: context::catch_signals()?,
     };
     match cli.command {

@@ -2,9 +2,11 @@
 
 use super::ahead::Ahead;
 use super::errno::errno;
-use super::fetch::{Fetch, send};
+use super::fetch::{Fetch, Refuse, send};
+use super::listing::{Listing, list_at_hand};
 use crate::Result;
-use crate::view::{Attr, DirEntry, Ino, Seek, View};
+use crate::store::without_waiting;
+use crate::view::{Attr, Ino, Seek, View};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long the kernel believes what it was told of directories that can change.
-const LIST_LIFE: Duration = Duration::from_secs(1);
+pub(super) const LIST_LIFE: Duration = Duration::from_secs(1);
 const BLOCK_BYTES: u32 = 4096;
 const NAME_BYTES: u32 = 255;
 /// `FS_IOC_GETFLAGS` where `long` has 64 bits, and where it has 32.
@@ -83,7 +85,9 @@ impl RequestCounts {
 pub(super) struct Adapter {
     pub(super) view: Arc<View>,
     pub(super) ahead: Ahead,
+    /// Content, and everything else: neither waits for the other's threads.
     pub(super) fetch: Fetch,
+    pub(super) metadata: Fetch,
     pub(super) counts: Arc<RequestCounts>,
     /// Other users come here: the kernel checks modes and ACLs for us.
     pub(super) allow_other: bool,
@@ -97,33 +101,77 @@ impl Adapter {
         self.counts.add(request);
     }
 
-    fn life(&self, ino: Ino) -> Duration {
-        self.view.life(ino).map_or(LIST_LIFE, |life| Duration::from_secs(life.0))
+    /// Asks here what is in memory, else where it may take its time, and tells the answer.
+    fn answer<R: Refuse, T: 'static>(
+        &self,
+        ino: Ino,
+        reply: R,
+        ask: impl Fn(&View) -> Result<T> + Send + 'static,
+        tell: impl FnOnce(T, R) + Send + 'static,
+    ) {
+        let tell = |answer: Result<T>, reply: R| match answer {
+            Ok(answer) => tell(answer, reply),
+            Err(error) => reply.refuse(errno(&error)),
+        };
+        // What is computed may need any number of nodes, and others may be at it.
+        let at_hand = if ino.is_computed() { None } else { without_waiting(|| ask(&self.view)) };
+        match at_hand {
+            Some(answer) => tell(answer, reply),
+            None => self.metadata.ask(ino, reply, ask, tell),
+        }
     }
 
-    fn name_life(&self, parent: Ino, name: &[u8], child: Option<Ino>) -> Option<Duration> {
-        self.view.name_life(parent, name, child).map(|life| Duration::from_secs(life.0))
+    /// As [`Adapter::answer`], for listings: what is in memory of one is told without the rest.
+    fn list<R: Listing>(&self, ino: Ino, offset: u64, mut reply: R) {
+        let listed = if ino.is_computed() { None } else { list_at_hand(&self.view, ino, offset, &mut reply) };
+        match listed {
+            Some(Ok(())) => reply.done(),
+            Some(Err(error)) => reply.refuse(errno(&error)),
+            None => self.metadata.ask(
+                ino,
+                reply,
+                // The reply is not here yet, as it can be taken away meanwhile: the entries wait for it.
+                move |view| R::collect(view, ino, offset),
+                |entries, mut reply| match entries {
+                    Ok(entries) => {
+                        let _ = entries.iter().any(|entry| entry.add_to(&mut reply));
+                        reply.done();
+                    }
+                    Err(error) => reply.refuse(errno(&error)),
+                },
+            ),
+        }
     }
 
     fn read(&self, ino: Ino, offset: u64, len: u64, reply: ReplyData) {
         if ino.is_virtual() {
-            return match self.view.read(ino, offset, len) {
-                Ok(read) => send(&read, reply),
-                Err(error) => reply.error(errno(&error)),
-            };
+            return self.metadata.ask(
+                ino,
+                reply,
+                move |view| view.read(ino, offset, len),
+                |read, reply| match read {
+                    Ok(read) => send(&read, reply),
+                    Err(error) => reply.error(errno(&error)),
+                },
+            );
         }
-        let plan = match self.view.plan(ino, offset, len) {
-            Ok(plan) => plan,
-            Err(error) => return reply.error(errno(&error)),
+        let plan = match without_waiting(|| self.view.plan(ino, offset, len)) {
+            Some(Ok(plan)) => plan,
+            Some(Err(error)) => return reply.error(errno(&error)),
+            None => return self.fetch.plan(ino, offset, len, reply),
         };
         // Asked for first, so that it is under way while this answer is copied and used.
         self.ahead.load(plan.ahead());
         self.fetch.run(ino, plan, reply);
     }
+}
 
-    fn flags(&self, ino: Ino) -> Result<u32> {
-        self.view.getattr(ino).map(|attr| attr.flags)
-    }
+fn life(view: &View, ino: Ino) -> Duration {
+    view.life(ino).map_or(LIST_LIFE, |life| Duration::from_secs(life.0))
+}
+
+pub(super) fn name_life(view: &View, parent: Ino, name: &[u8], child: Option<Ino>) -> Option<Duration> {
+    view.name_life(parent, name, child).map(|life| Duration::from_secs(life.0))
 }
 
 fn is_acl(name: &OsStr) -> bool {
@@ -141,7 +189,7 @@ fn system_time(time: Time) -> SystemTime {
     whole.and_then(|whole| whole.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
 }
 
-const fn file_type(kind: FileKind) -> FileType {
+pub(super) const fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,
         FileKind::Dir => FileType::Directory,
@@ -153,7 +201,7 @@ const fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-fn file_attr(attr: &Attr) -> FileAttr {
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     let mtime = system_time(attr.mtime);
     FileAttr {
         ino: INodeNo(attr.ino.0),
@@ -175,7 +223,7 @@ fn file_attr(attr: &Attr) -> FileAttr {
 }
 
 /// Attributes where only number and type are known.
-fn bare_attr(ino: Ino, kind: FileKind) -> FileAttr {
+pub(super) fn bare_attr(ino: Ino, kind: FileKind) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino.0),
         size: 0,
@@ -237,36 +285,33 @@ impl Filesystem for Adapter {
         if name.len() > NAME_BYTES as usize {
             return reply.error(Errno::ENAMETOOLONG);
         }
-        match self.view.lookup(parent, name.as_bytes()) {
-            Ok(Some(attr)) => {
-                let life = self.name_life(parent, name.as_bytes(), Some(attr.ino));
-                reply.entry(&life.unwrap_or(LIST_LIFE), &file_attr(&attr), Generation(0));
-            }
-            Ok(None) => match self.name_life(parent, name.as_bytes(), None) {
-                // Number 0 says "no such name, and you may remember that".
-                Some(life) => reply.entry(&life, &bare_attr(Ino(0), FileKind::File), Generation(0)),
-                None => reply.error(Errno::ENOENT),
-            },
-            Err(error) => reply.error(errno(&error)),
-        }
+        let name = name.as_bytes().to_vec();
+        let ask = move |view: &View| {
+            let found = view.lookup(parent, &name)?;
+            let life = name_life(view, parent, &name, found.as_ref().map(|attr| attr.ino));
+            Ok((found, life))
+        };
+        self.answer(parent, reply, ask, |answer, reply: ReplyEntry| match answer {
+            (Some(attr), life) => reply.entry(&life.unwrap_or(LIST_LIFE), &file_attr(&attr), Generation(0)),
+            // Number 0 says "no such name, and you may remember that".
+            (None, Some(life)) => reply.entry(&life, &bare_attr(Ino(0), FileKind::File), Generation(0)),
+            (None, None) => reply.error(Errno::ENOENT),
+        });
     }
 
     fn forget(&self, _: &fuser::Request, _: INodeNo, _: u64) {}
 
     fn getattr(&self, _: &fuser::Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Request::Getattr);
-        match self.view.getattr(ino_of(ino)) {
-            Ok(attr) => reply.attr(&self.life(attr.ino), &file_attr(&attr)),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let ino = ino_of(ino);
+        let ask = move |view: &View| view.getattr(ino).map(|attr| (life(view, attr.ino), attr));
+        self.answer(ino, reply, ask, |(life, attr), reply: ReplyAttr| reply.attr(&life, &file_attr(&attr)));
     }
 
     fn readlink(&self, _: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         self.count(Request::Readlink);
-        match self.view.readlink(ino_of(ino)) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let ino = ino_of(ino);
+        self.answer(ino, reply, move |view| view.readlink(ino), |target, reply: ReplyData| reply.data(&target));
     }
 
     fn open(&self, _: &fuser::Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -313,34 +358,14 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
         self.count(Request::Readdir);
-        let mut sink = |entry: &DirEntry<'_>, _: Option<&Attr>| {
-            reply.add(INodeNo(entry.ino.0), entry.next, file_type(entry.kind), OsStr::from_bytes(entry.name))
-        };
-        match self.view.readdir(ino_of(ino), offset, &mut sink) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.list(ino_of(ino), offset, reply);
     }
 
-    fn readdirplus(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         self.count(Request::Readdirplus);
-        let mut sink = |entry: &DirEntry<'_>, attr: Option<&Attr>| {
-            // Without attributes the name is listed, and whoever wants them asks again and gets the error.
-            let (life, attr) = match attr {
-                Some(attr) => {
-                    let life = self.name_life(ino_of(ino), entry.name, Some(entry.ino));
-                    (life.unwrap_or(LIST_LIFE), file_attr(attr))
-                }
-                None => (Duration::ZERO, bare_attr(entry.ino, entry.kind)),
-            };
-            reply.add(INodeNo(entry.ino.0), entry.next, OsStr::from_bytes(entry.name), &life, &attr, Generation(0))
-        };
-        match self.view.readdir_plus(ino_of(ino), offset, &mut sink) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.list(ino_of(ino), offset, reply);
     }
 
     fn statfs(&self, _: &fuser::Request, _: INodeNo, reply: ReplyStatfs) {
@@ -354,19 +379,20 @@ impl Filesystem for Adapter {
         if !self.xattrs {
             return reply.error(Errno::ENOSYS);
         }
-        match self.view.xattr(ino_of(ino), name.as_bytes()) {
-            Ok(Some(value)) => reply_sized(&value, size, reply),
+        let (ino, asked, allow_other) = (ino_of(ino), name.to_os_string(), self.allow_other);
+        let ask = move |view: &View| {
+            let value = view.xattr(ino, asked.as_bytes())?;
             // A system with SELinux labels every file, so a file without a label means "no labels here". Told
-            // so, ls(1) stops asking for each file.
-            Ok(None) if name == SELINUX_LABEL => reply.error(Errno::EOPNOTSUPP),
-            // The same for ACLs, where there are none at all. Not where the kernel asks for its own permission check: it
-            // would let nobody in.
-            Ok(None) if is_acl(name) && !self.allow_other && self.view.has_no_acls() => {
-                reply.error(Errno::EOPNOTSUPP);
-            }
-            Ok(None) => reply.error(Errno::ENODATA),
-            Err(error) => reply.error(errno(&error)),
-        }
+            // so, ls(1) stops asking for each file. The same for ACLs, where there are none at all. Not where the kernel
+            // asks for its own permission check: it would let nobody in.
+            let none_anywhere = asked == SELINUX_LABEL || (is_acl(&asked) && !allow_other && view.has_no_acls());
+            Ok((value, none_anywhere))
+        };
+        self.answer(ino, reply, ask, move |answer, reply: ReplyXattr| match answer {
+            (Some(value), _) => reply_sized(&value, size, reply),
+            (None, true) => reply.error(Errno::EOPNOTSUPP),
+            (None, false) => reply.error(Errno::ENODATA),
+        });
     }
 
     fn listxattr(&self, _: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -374,10 +400,8 @@ impl Filesystem for Adapter {
         if !self.xattrs {
             return reply.error(Errno::ENOSYS);
         }
-        match self.view.xattr_names(ino_of(ino)) {
-            Ok(names) => reply_sized(&names, size, reply),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let ino = ino_of(ino);
+        self.answer(ino, reply, move |view| view.xattr_names(ino), move |names, reply| reply_sized(&names, size, reply));
     }
 
     fn lseek(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -385,11 +409,11 @@ impl Filesystem for Adapter {
         let (Ok(from), Some(what)) = (u64::try_from(offset), seek_of(whence)) else {
             return reply.error(Errno::EINVAL);
         };
-        match self.view.seek(ino_of(ino), from, what) {
-            Ok(Some(found)) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-            Ok(None) => reply.error(Errno::ENXIO),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let ino = ino_of(ino);
+        self.answer(ino, reply, move |view| view.seek(ino, from, what), |found, reply: ReplyLseek| match found {
+            Some(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            None => reply.error(Errno::ENXIO),
+        });
     }
 
     fn ioctl(
@@ -407,10 +431,9 @@ impl Filesystem for Adapter {
         if !GET_FLAGS.contains(&command) {
             return reply.error(Errno::ENOTTY);
         }
-        match self.flags(ino_of(ino)) {
-            Ok(flags) => reply.ioctl(0, &flags.to_ne_bytes()),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let ino = ino_of(ino);
+        let tell = |attr: Attr, reply: ReplyIoctl| reply.ioctl(0, &attr.flags.to_ne_bytes());
+        self.answer(ino, reply, move |view| view.getattr(ino), tell);
     }
 
     fn access(&self, _: &fuser::Request, _: INodeNo, _: fuser::AccessFlags, reply: ReplyEmpty) {

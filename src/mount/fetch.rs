@@ -1,14 +1,17 @@
-//! Reads that must wait for the medium, off the threads that take requests.
+//! Requests that must wait for the medium, off the threads that take them.
 //!
-//! A request whose chunks are in memory is answered where it is taken. Any other goes to a thread of its own here, so
-//! that a package on a slow or dead disk stops nobody who does not want it. No request waits longer than
-//! [`WAIT_LIMIT`]: it then gives EIO, and so do further reads of that file, at once, until the thread that is stuck
+//! A request for what is in memory is answered where it is taken. Any other goes to a thread of its own here, so
+//! that a slow or dead disk stops nobody who does not want what is on it. No request waits longer than
+//! [`WAIT_LIMIT`]: it then gives EIO, and so do further requests of that file that have to wait, at once, until the thread that is stuck
 //! comes back.
 
+use super::errno::errno;
 use super::neighbours::Neighbours;
 use crate::view::{Ino, Piece, Read, ReadPlan, View};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use fuser::{Errno, ReplyData};
+use fuser::{
+    Errno, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyXattr,
+};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +27,7 @@ pub(super) const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// Zeros for reads of holes.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// Takes planned reads and answers them. The threads end when this is dropped and their work is done.
+/// Takes requests that have to wait and answers them. The threads end when this is dropped and their work is done.
 pub(super) struct Fetch {
     jobs: Sender<Job>,
     shared: Arc<Shared>,
@@ -34,8 +37,41 @@ pub(super) struct Fetch {
 
 struct Job {
     number: u64,
-    ino: Ino,
-    plan: ReadPlan,
+    work: Box<dyn FnOnce(&Shared) + Send>,
+}
+
+/// An answer that is still owed, until somebody gives it or gives up.
+struct Owed<R>(Mutex<Option<R>>);
+
+impl<R> Owed<R> {
+    fn take(&self) -> Option<R> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A reply that can be an error.
+pub(super) trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => { $(impl Refuse for $reply {
+        fn refuse(self, errno: Errno) {
+            self.error(errno);
+        }
+    })* };
+}
+refuse!(ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyXattr);
+
+trait GiveUp: Send + Sync {
+    /// False: it was answered before.
+    fn give_up(&self) -> bool;
+}
+
+impl<R: Refuse> GiveUp for Owed<R> {
+    fn give_up(&self) -> bool {
+        self.take().map(|reply| reply.refuse(Errno::EIO)).is_some()
+    }
 }
 
 struct Shared {
@@ -57,9 +93,11 @@ struct Waiting {
 struct Request {
     since: Instant,
     ino: Ino,
-    offset: u64,
-    /// None when it was answered that it took too long.
-    reply: Option<ReplyData>,
+    /// Of the content.
+    offset: Option<u64>,
+    owed: Arc<dyn GiveUp>,
+    /// It was answered that it took too long.
+    late: bool,
 }
 
 impl Fetch {
@@ -88,9 +126,53 @@ impl Fetch {
             send(&shared.view.carry_out(ino, plan), reply);
             return shared.done(ino, small);
         }
-        let Some(number) = shared.enter(ino, plan.offset(), reply) else { return };
+        self.later(ino, Some(plan.offset()), reply, move |shared, owed| shared.read(ino, plan, owed));
+    }
+
+    /// Answers a read of which it is not known yet what it needs.
+    pub(super) fn plan(&self, ino: Ino, offset: u64, len: u64, reply: ReplyData) {
+        self.later(ino, Some(offset), reply, move |shared, owed| match shared.view.plan(ino, offset, len) {
+            Ok(plan) => shared.read(ino, plan, owed),
+            Err(error) => {
+                if let Some(reply) = owed.take() {
+                    reply.error(errno(&error));
+                }
+            }
+        });
+    }
+
+    /// Asks the view about `ino` and tells the answer, where that may take its time.
+    pub(super) fn ask<R: Refuse, T>(
+        &self,
+        ino: Ino,
+        reply: R,
+        ask: impl FnOnce(&View) -> T + Send + 'static,
+        tell: impl FnOnce(T, R) + Send + 'static,
+    ) {
+        self.later(ino, None, reply, move |shared, owed| {
+            let answer = ask(&shared.view);
+            if let Some(reply) = owed.take() {
+                tell(answer, reply);
+            }
+        });
+    }
+
+    fn later<R: Refuse>(
+        &self,
+        ino: Ino,
+        offset: Option<u64>,
+        reply: R,
+        work: impl FnOnce(&Shared, &Owed<R>) + Send + 'static,
+    ) {
+        let shared = &self.shared;
+        if shared.is_stuck(ino) {
+            return reply.refuse(Errno::EIO);
+        }
+        let owed = Arc::new(Owed(Mutex::new(Some(reply))));
+        let number = shared.enter(ino, offset, Arc::clone(&owed) as Arc<dyn GiveUp>);
+        let work = Box::new(move |shared: &Shared| work(shared, &owed));
         // It cannot fail: the queue's other end is in `shared`.
-        let _ = self.jobs.send(Job { number, ino, plan });
+        let _ = self.jobs.send(Job { number, work });
         if shared.queue.len() > shared.idle.load(Ordering::SeqCst) {
             shared.grow();
         }
@@ -102,18 +184,17 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request; None when its file is known to be stuck, and it has been answered so.
-    fn enter(&self, ino: Ino, offset: u64, reply: ReplyData) -> Option<u64> {
+    fn is_stuck(&self, ino: Ino) -> bool {
+        self.waiting().requests.values().any(|other| other.ino == ino && other.late)
+    }
+
+    /// Notes a request, and gives it a number.
+    fn enter(&self, ino: Ino, offset: Option<u64>, owed: Arc<dyn GiveUp>) -> u64 {
         let mut waiting = self.waiting();
-        if waiting.requests.values().any(|other| other.ino == ino && other.reply.is_none()) {
-            drop(waiting);
-            reply.error(Errno::EIO);
-            return None;
-        }
         let number = waiting.next;
         waiting.next += 1;
-        waiting.requests.insert(number, Request { since: Instant::now(), ino, offset, reply: Some(reply) });
-        Some(number)
+        waiting.requests.insert(number, Request { since: Instant::now(), ino, offset, owed, late: false });
+        number
     }
 
     fn grow(self: &Arc<Self>) {
@@ -145,13 +226,17 @@ impl Shared {
     }
 
     fn work(&self, job: Job) {
-        let small = job.plan.is_small_file();
-        let read = self.view.carry_out(job.ino, job.plan);
-        let reply = self.waiting().requests.remove(&job.number).and_then(|request| request.reply);
-        if let Some(reply) = reply {
+        (job.work)(self);
+        self.waiting().requests.remove(&job.number);
+    }
+
+    fn read(&self, ino: Ino, plan: ReadPlan, owed: &Owed<ReplyData>) {
+        let small = plan.is_small_file();
+        let read = self.view.carry_out(ino, plan);
+        if let Some(reply) = owed.take() {
             send(&read, reply);
         }
-        self.done(job.ino, small);
+        self.done(ino, small);
     }
 
     fn done(&self, ino: Ino, small: bool) {
@@ -161,7 +246,7 @@ impl Shared {
     }
 
     /// Tells of what was given up, on a thread of its own: the path is in the metadata, which may be as stuck.
-    fn report(&self, late: Vec<(Ino, u64)>) {
+    fn report(&self, late: Vec<(Ino, Option<u64>)>) {
         if late.is_empty() {
             return;
         }
@@ -177,8 +262,8 @@ impl Shared {
         while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(every) {
             let mut late = Vec::new();
             for request in self.waiting().requests.values_mut().filter(|r| r.since.elapsed() >= self.limit) {
-                if let Some(reply) = request.reply.take() {
-                    reply.error(Errno::EIO);
+                if !request.late && request.owed.give_up() {
+                    request.late = true;
                     late.push((request.ino, request.offset));
                 }
             }

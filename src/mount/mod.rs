@@ -6,7 +6,8 @@
 //! | [`adapter`] | FUSE requests to questions of the view, and back |
 //! | [`errno`] | errors to error numbers, once |
 //! | [`figures`] | requests as metrics |
-//! | [`fetch`] | threads for reads that wait for the medium |
+//! | [`fetch`] | threads for requests that wait for the medium |
+//! | [`listing`] | directory listings as replies |
 //! | [`ahead`] | threads that load what will be read next |
 //! | [`neighbours`] | small files put into the page cache before they are asked for |
 //! | [`tuning`] | the kernel's read-ahead |
@@ -25,6 +26,7 @@ mod adapter;
 mod ahead;
 mod errno;
 mod fetch;
+mod listing;
 mod figures;
 mod neighbours;
 mod session;

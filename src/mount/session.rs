@@ -137,6 +137,7 @@ impl Mounted {
             view: Arc::clone(view),
             ahead: Ahead::start(view, options.ahead_threads).map_err(failed)?,
             fetch: Fetch::start(view, Arc::clone(&neighbours), options.wait_limit).map_err(failed)?,
+            metadata: Fetch::start(view, Arc::default(), options.wait_limit).map_err(failed)?,
             counts: Arc::clone(&options.counts),
             allow_other: options.allow_other,
             max_read: MAX_READ_BYTES,

@@ -1,6 +1,7 @@
 //! A repository in memory, mounted for real and looked at with the tools that people use.
 
 use super::*;
+use crate::view::Backing;
 use crate::view::memory::{MemoryBacking, TreeBuilder, point};
 use crate::{Error, ErrorKind, Result};
 use std::fs;
@@ -300,6 +301,67 @@ fn no_read_waits_for_ever() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(page, [40; 4096]);
+}
+
+/// Two points of one tree shape; the tree of the first, `snapshots/1970-01-01T00-00-00Z`, cannot be read for now.
+fn a_stuck_tree() -> Arc<MemoryBacking> {
+    let backing = published(|tree, backing| {
+        (0..200).for_each(|n| tree.file(backing, &format!("file {n}"), b"was stuck"));
+        tree.symlink("link", "file 1");
+    });
+    backing.hold_chunk(&Backing::points(&*backing).unwrap()[0].root);
+    let mut tree = TreeBuilder::new();
+    tree.file(&backing, "quick", b"at once");
+    tree.publish(&backing, &point(2, 1, "h", "s", &[])).unwrap();
+    backing
+}
+
+#[test]
+fn metadata_on_a_slow_store_stops_only_who_waits_for_it() {
+    let backing = a_stuck_tree();
+    let mount = Mount::new(&backing);
+    let stuck = mount.point("");
+    // More than request threads: names, a listing, a link.
+    let wait = |work: Box<dyn Fn(&Path) -> bool + Send>| {
+        let stuck = stuck.clone();
+        std::thread::spawn(move || work(&stuck))
+    };
+    let mut waiting: Vec<_> = (0..24)
+        .map(|n| {
+            wait(Box::new(move |at| fs::read(at.join(format!("file {n}"))).is_ok_and(|bytes| bytes == b"was stuck")))
+        })
+        .collect();
+    waiting.push(wait(Box::new(|at| fs::read_dir(at).is_ok_and(|names| names.count() == 201))));
+    waiting.push(wait(Box::new(|at| fs::read_link(at.join("link")).is_ok_and(|to| to == Path::new("file 1")))));
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    assert_eq!(fs::read(mount.path("snapshots/latest/quick")).unwrap(), b"at once");
+    assert_eq!(mount.shell("ls -l snapshots/latest/ | wc -l").trim(), "2");
+    assert_eq!(mount.shell("ls snapshots | wc -l").trim(), "3");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(waiting.iter().all(|thread| !thread.is_finished()), "nobody may know what was not read");
+    backing.release_chunks();
+    assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
+}
+
+#[test]
+fn no_look_up_waits_for_ever() {
+    let backing = a_stuck_tree();
+    let mount = Mount::with(&backing, |options| options.wait_limit = Duration::from_millis(800));
+    let stuck = mount.point("");
+    for look in [|at: &Path| fs::metadata(at.join("file 3")).map(drop), |at: &Path| fs::read_dir(at)?.try_for_each(|e| e.map(drop))] {
+        let start = Instant::now();
+        assert_eq!(look(&stuck).unwrap_err().raw_os_error(), Some(libc::EIO));
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+    assert_eq!(fs::read(mount.path("snapshots/latest/quick")).unwrap(), b"at once");
+    backing.release_chunks();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while fs::metadata(stuck.join("file 3")).is_err() {
+        assert!(Instant::now() < deadline, "when the medium is back, so is the tree");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(fs::read_dir(&stuck).unwrap().count(), 201);
 }
 
 #[test]

@@ -5,9 +5,48 @@ use super::keys::PackageKey;
 use crate::error::{Error, Result};
 use repo_format::{Codec, SegmentHeader, SegmentKind, TableEntry, check_of};
 use std::cell::RefCell;
+use std::str::FromStr;
 
-/// zstd level of everything that is written.
-pub const ZSTD_LEVEL: i32 = 1;
+/// How hard segments are compressed. Readers need not know: each segment says its codec (SPEC.md section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    Off,
+    /// By zstd at this level, 1 to 19.
+    Zstd(u8),
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Zstd(1)
+    }
+}
+
+impl Compression {
+    /// As one number: 0 is off.
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Zstd(level) => level,
+        }
+    }
+
+    pub(super) const fn from_number(number: u8) -> Self {
+        if number == 0 { Self::Off } else { Self::Zstd(number) }
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match (text, text.parse()) {
+            ("off", _) => Ok(Self::Off),
+            (_, Ok(level @ 1..=19)) => Ok(Self::Zstd(level)),
+            _ => Err("'off', or a level from 1 (fast) to 19 (small)".into()),
+        }
+    }
+}
 
 /// A compressed, not yet sealed segment: its number and place are the packager's to give.
 pub(super) struct Packed {
@@ -16,14 +55,17 @@ pub(super) struct Packed {
 }
 
 thread_local! {
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<(u8, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 impl Packed {
     /// Compresses `raw`, the concatenation of the chunks of `table`.
-    pub(super) fn new(kind: SegmentKind, table: Vec<TableEntry>, raw: &[u8]) -> Result<Self> {
-        let compressed = compress(raw)?;
+    pub(super) fn new(kind: SegmentKind, table: Vec<TableEntry>, raw: &[u8], how: Compression) -> Result<Self> {
+        let compressed = match how {
+            Compression::Off => None,
+            Compression::Zstd(level) => Some(compress(raw, level)?),
+        };
         // Decompression must pay for itself: at least a 32nd.
         let (codec, payload) = match compressed {
             Some(bytes) if bytes.len() + raw.len() / 32 < raw.len() => (Codec::Zstd, bytes),
@@ -53,13 +95,14 @@ impl Packed {
     }
 }
 
-fn compress(raw: &[u8]) -> Result<Option<Vec<u8>>> {
+fn compress(raw: &[u8], level: u8) -> Result<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         let failed = |e| Error::io("compressing a segment", e);
-        if slot.is_none() {
-            *slot = Some(zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(failed)?);
-        }
-        slot.as_mut().map(|c| c.compress(raw)).transpose().map_err(failed)
+        let (_, compressor) = match slot.take_if(|(of, _)| *of == level) {
+            Some(ready) => slot.insert(ready),
+            None => slot.insert((level, zstd::bulk::Compressor::new(level.into()).map_err(failed)?)),
+        };
+        compressor.compress(raw).map_err(failed)
     })
 }
 

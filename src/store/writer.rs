@@ -11,7 +11,7 @@ use super::package_store::PackageStore;
 use super::present::Present;
 use super::recover;
 use super::repository::{OpenOptions, Repository, Unlock, open_keys_and_index, writable_header};
-use super::segment::Packed;
+use super::segment::{Compression, Packed};
 use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::{
@@ -20,7 +20,7 @@ use repo_format::{
 };
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -80,6 +80,8 @@ struct Shared {
     data: Mutex<Option<OpenPackage>>,
     meta: Mutex<Option<OpenPackage>>,
     next_package: AtomicU32,
+    /// [`Compression::number`].
+    compression: AtomicU8,
     present: Present,
     counters: Counters,
     /// The first error of the syncer; every later call fails with it.
@@ -148,6 +150,7 @@ impl Writer {
             data: Mutex::default(),
             meta: Mutex::default(),
             next_package: AtomicU32::new(next),
+            compression: AtomicU8::new(Compression::default().number()),
             present,
             counters: Counters::default(),
             failure: Mutex::default(),
@@ -231,6 +234,11 @@ impl Writer {
         self.shared.keep_damage()
     }
 
+    /// From here on, segments are compressed like this.
+    pub fn compress_by(&self, how: Compression) {
+        self.shared.compression.store(how.number(), Ordering::Relaxed);
+    }
+
     /// Stores chunks as one segment: `raw` is their bytes, one after the other. Not durable before a checkpoint.
     ///
     /// # Errors
@@ -246,7 +254,8 @@ impl Writer {
         debug_assert_eq!(chunks.iter().map(|c| c.1 as usize).sum::<usize>(), raw.len());
         self.shared.healthy()?;
         let table = chunks.iter().map(|(id, raw_bytes)| TableEntry { id: *id, raw_bytes: *raw_bytes }).collect();
-        let packed = Packed::new(kind, table, raw)?;
+        let how = Compression::from_number(self.shared.compression.load(Ordering::Relaxed));
+        let packed = Packed::new(kind, table, raw, how)?;
         let counters = &self.shared.counters;
         counters.new_chunks.fetch_add(chunks.len() as u64, Ordering::Relaxed);
         counters.new_bytes.fetch_add(raw.len() as u64, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use super::backing::{Backing, ChunkRef, StoreFigures};
 use crate::catalog::tree::{self, Edit, MemoryNodes, NodeRef, ReadNodes};
+use crate::store::may_wait;
 use crate::{Error, Result};
 use repo_format::{
     ChunkId, Counts, Device, Dirent, Extent, FileKind, Inode, Key, PointId, PointRecord, ROOT_INO, RepoId, SourceKind,
@@ -36,7 +37,7 @@ impl MemoryBacking {
         self.chunks.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    /// A slow medium for tests: whoever reads the chunk waits until it is released.
+    /// A slow medium for tests: whoever reads the chunk or node waits until it is released.
     pub fn hold_chunk(&self, id: &ChunkId) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
     }
@@ -65,6 +66,12 @@ impl MemoryBacking {
 
 impl ReadNodes for MemoryBacking {
     fn node(&self, id: &ChunkId) -> Result<NodeRef> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while held.contains(id) {
+            may_wait()?;
+            held = self.released.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(held);
         self.nodes.node(id)
     }
 }

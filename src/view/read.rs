@@ -205,10 +205,10 @@ impl View {
     }
 
     /// Reports that the medium did not answer a read in time.
-    pub fn gave_up(&self, ino: Ino, offset: u64, after: Duration) {
+    pub fn gave_up(&self, ino: Ino, offset: Option<u64>, after: Duration) {
         let error =
             Error::new(ErrorKind::Io, format!("the repository's medium gave no answer for {} s", after.as_secs_f32()));
-        let _ = self.noted::<()>(ino, Some(offset), Err(error));
+        let _ = self.noted::<()>(ino, offset, Err(error));
     }
 
     /// Shows the content of small files among the next `inodes` numbers, in order, until `sink` gives false or

@@ -22,6 +22,7 @@ use relict::Result;
 use relict::cli::context::{Context, catch_signals};
 use relict::cli::exit::{Outcome, conclude};
 use relict::cli::password::PasswordSource;
+use relict::store::Compression;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,6 +46,9 @@ struct Common {
     /// Read the password from this command's output
     #[arg(long, global = true, value_name = "COMMAND")]
     password_command: Option<String>,
+    /// How hard what is written is compressed: 'off', or a level of zstd from 1 (fast) to 19 (small) [default: 1]
+    #[arg(long, global = true, env = "RELICT_COMPRESSION", hide_env_values = true, value_name = "LEVEL")]
+    compression: Option<Compression>,
     /// One JSON object a line, for scripts
     #[arg(long, global = true)]
     json: bool,
@@ -121,6 +125,7 @@ fn context(common: Common) -> Result<Context> {
         quiet: common.quiet,
         verbose: false,
         no_progress: false,
+        compression: common.compression.unwrap_or_default(),
         stop: catch_signals()?,
     })
 }
