@@ -60,7 +60,7 @@ clock() {
   local tool=$1 what=$2 repo=$3
   export -f "${tool}_$what"
   command time -f '%e %O' -o "$work/time" bash -c "set -e; ${tool}_$what '$repo'" > "$work/log" 2>&1 ||
-    { echo "FAILED: $tool $what"; tail -5 "$work/log"; return 0; }
+    { echo "FAILED: $tool $what"; tail -5 "$work/log"; return 1; }
   read -r seconds blocks < <(tail -1 "$work/time")
   note "$tool" "$what, s" "$seconds"
   written=$((blocks * 512))
@@ -81,21 +81,26 @@ measure() {
   local tool=$1 before after
   for _ in $(seq "$runs"); do
     cat $(find "$work/$tool" -type f) > /dev/null
-    clock "$tool" check "$work/$tool"
+    clock "$tool" check "$work/$tool" || return 0
   done
+  # borg remembers the newest state that it has seen of a repository, and refuses an older one.
+  mkdir -p "$BORG_BASE_DIR"
+  rm -rf "$work/borg-kept"
+  cp -a "$BORG_BASE_DIR" "$work/borg-kept"
   for _ in $(seq "$runs"); do
-    rm -rf "$work/copy"
+    rm -rf "$work/copy" "$BORG_BASE_DIR"
+    cp -a "$work/borg-kept" "$BORG_BASE_DIR"
     cp -a "$work/$tool" "$work/copy"
     sync
     before=$(size "$work/copy")
-    clock "$tool" prune "$work/copy"
+    clock "$tool" prune "$work/copy" || continue
     after=$(size "$work/copy")
     note "$tool" "freed, MB" "$(python3 -c "print(($before - $after) / 1e6)")"
     note "$tool" "written, MB" "$(python3 -c "print($written / 1e6)")"
     note "$tool" "written / freed, %" "$(python3 -c "print(100 * $written / max(1, $before - $after))")"
-    if declare -F "${tool}_rebuild" > /dev/null; then clock "$tool" rebuild "$work/copy"; fi
+    if declare -F "${tool}_rebuild" > /dev/null; then clock "$tool" rebuild "$work/copy" || true; fi
   done
-  rm -rf "$work/copy"
+  rm -rf "$work/copy" "$work/borg-kept"
 }
 
 table() {

@@ -263,6 +263,13 @@ impl Index {
         self.db.write_opt(batch.0, &options).map_err(|e| failed("writing the index", &e))
     }
 
+    /// Writes a batch that is durable only after [`Index::flush`]: for an index that nobody uses before that.
+    pub(super) fn commit_until_flush(&self, batch: IndexBatch) -> Result<()> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch.0, &options).map_err(|e| failed("writing the index", &e))
+    }
+
     pub(super) fn add_chunk(&self, batch: &mut IndexBatch, id: &ChunkId, at: Location) -> Result<()> {
         batch.0.put_cf(self.cf("chunks")?, id.0, at.encode());
         Ok(())

@@ -66,15 +66,18 @@ const EVERYTHING: fn(&Location) -> Result<bool> = |_| Ok(true);
 fn fill(index: &Index, store: &dyn PackageStore, keys: &Keys, header: &RepoHeader, out: &mut Rebuilt) -> Result<()> {
     let mut ids = store.list()?;
     ids.sort_unstable();
-    let mut number = 0;
-    for id in ids {
-        match add_package(index, store, keys, header, &id, number, out) {
-            Ok(()) => number += 1,
+    // From the last to the first, each replacing what later ones said: so of two places of a chunk the first counts, and no
+    // chunk has to be looked up in an index that grows.
+    for (number, id) in ids.iter().enumerate().rev() {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let damage = std::mem::take(&mut out.damage);
+        match add_package(index, store, keys, header, id, number, out) {
+            Ok(()) => out.packages += 1,
             Err(e) if e.kind() == ErrorKind::Damaged => out.damage.push(format!("package {id} is left out: {e}")),
             Err(e) => return Err(e),
         }
+        out.damage.extend(damage);
     }
-    out.packages = u64::from(number);
     Ok(())
 }
 
@@ -95,7 +98,7 @@ fn add_package(
     index.add_package(&mut batch, &info)?;
     if sealed {
         for found in &scanned.segments {
-            index_segment(index, &mut batch, number, found, &EVERYTHING)?;
+            index_segment(index, &mut batch, number, found, None)?;
         }
         out.damage.extend(scanned.damage.iter().map(|(at, e)| format!("package {id}, byte {at}: {e}")));
     } else {
@@ -105,7 +108,7 @@ fn add_package(
     for found in scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::Point) {
         match read_record(store, keys, id, found) {
             // A repair gives a point another record: of two, the one that was sealed later counts.
-            Ok((record, _)) if out.sealed.get(&record.id).is_some_and(|other| *other > record.sealed) => {}
+            Ok((record, _)) if out.sealed.get(&record.id).is_some_and(|other| *other >= record.sealed) => {}
             Ok((record, chunk)) => {
                 index.add_point(&mut batch, &record.id, &chunk)?;
                 out.points += u64::from(out.sealed.insert(record.id, record.sealed).is_none());
@@ -121,7 +124,7 @@ fn add_package(
         }
     }
     index.add_states(&mut batch, &states)?;
-    index.commit(batch)
+    index.commit_until_flush(batch)
 }
 
 /// Puts the new index in the place of the old one. There is an index at every moment, where the file system can exchange names.

@@ -73,7 +73,7 @@ fn finish(
     info.bytes = store.len(&info.id)?;
     let mut states = Vec::new();
     for found in whole {
-        index_segment(index, &mut batch, info.number, found, holds)?;
+        index_segment(index, &mut batch, info.number, found, Some(holds))?;
         // A point's record is appended when all that it needs is durable: where it is whole, the point is.
         // A record of a version unknown here stays in its package, and check reports it.
         if found.header.kind == SegmentKind::Point
@@ -102,16 +102,16 @@ fn footer_of(segments: &[FoundSegment]) -> PackageFooter {
 }
 
 /// Adds a segment's chunks to the index, except those that are there already: a chunk stored twice keeps its first place,
-/// unless that is lost.
+/// unless that is lost. Without `holds` nothing is asked, and what is there is replaced.
 pub(super) fn index_segment(
     index: &Index,
     batch: &mut IndexBatch,
     package: u32,
     found: &FoundSegment,
-    holds: Holds<'_>,
+    holds: Option<Holds<'_>>,
 ) -> Result<()> {
     let ids: Vec<_> = found.header.table.iter().map(|row| row.id).collect();
-    let known = index.locate_many(&ids)?;
+    let known = if holds.is_some() { index.locate_many(&ids)? } else { vec![None; ids.len()] };
     let mut skip = 0;
     for (row, known) in found.header.table.iter().zip(known) {
         let at = Location {
@@ -121,7 +121,10 @@ pub(super) fn index_segment(
             skip,
             len: row.raw_bytes,
         };
-        let there = known.map_or(Ok(false), |known| holds(&known))?;
+        let there = match (known, holds) {
+            (Some(known), Some(holds)) => holds(&known)?,
+            _ => false,
+        };
         if !there {
             index.add_chunk(batch, &row.id, at)?;
         }

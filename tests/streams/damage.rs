@@ -12,8 +12,8 @@ const BYTES: usize = 12 << 20;
 
 fn summary(out: &std::process::Output) -> (i32, String, Value) {
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    let values = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let last = values.filter(|value| value["message_type"] == "summary").last();
+    let mut values = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let last = values.rfind(|value| value["message_type"] == "summary");
     (out.status.code().unwrap(), text.clone(), last.unwrap_or_else(|| panic!("no point: {text}")))
 }
 

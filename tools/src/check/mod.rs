@@ -25,12 +25,12 @@ use relict::Result;
 use relict::catalog::points::{Points, printable, short_id, time_name};
 use relict::store::{Location, Repository, key_slots};
 use repo_format::{ChunkId, PackageId, PointId, PointRecord, Time};
+use shared::SharedCheck;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use table::ChunkTable;
-use shared::SharedCheck;
 use tree::{TreeCheck, TreeReport};
 
 /// What to check.

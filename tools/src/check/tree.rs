@@ -10,7 +10,8 @@ use relict::catalog::tree::{Lost, NodeVisitor, ReadNodes, walk_nodes};
 use relict::cli::text::counted;
 use relict::store::NodeRef;
 use repo_format::{
-    ChunkId, Dirent, Extent, FileKind, Inode, Key, KeyKind, PointRecord, ROOT_INO, TREE_INO, Value, entry_bytes, is_border,
+    ChunkId, Dirent, Extent, FileKind, Inode, Key, KeyKind, PointRecord, ROOT_INO, TREE_INO, Value, entry_bytes,
+    is_border,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 
