@@ -326,38 +326,38 @@ pub(super) fn directories(number: u64) -> String {
 
 /// What is not in the restore point, or not as it should be, and what to do about it.
 pub(super) fn left_out(findings: &[Finding], errors: u64, warnings: u64, verbose: bool) -> Vec<String> {
-    let mut lines = Vec::new();
-    let of = |severity: Severity| findings.iter().filter(move |f| f.severity == severity);
-    let mut list = |severity: Severity, total: u64, heading: String| {
-        if total == 0 {
-            return;
-        }
-        lines.push(heading);
-        let most = if verbose { usize::MAX } else { SHOWN };
-        lines.extend(of(severity).take(most).map(|f| format!("  {}: {}", escape(&f.path), escape(f.what.as_bytes()))));
-        let more = total.saturating_sub(of(severity).take(most).count() as u64);
-        if more > 0 {
-            lines.push(format!(
-                "  and {} more{}",
-                count(more),
-                if verbose { "" } else { "; -v lists more, --json all that were kept" }
-            ));
-        }
-    };
-    list(
-        Severity::Warning,
-        warnings,
-        format!("relict: {} changed while being read, and may be mixed from old and new:", counted(warnings, "file")),
-    );
-    list(
-        Severity::Error,
-        errors,
-        format!("relict: the restore point was made, but {} not in it, or not completely:", is_are(errors)),
-    );
+    let changed =
+        format!("relict: {} changed while being read, and may be mixed from old and new:", counted(warnings, "file"));
+    let left_out = format!("relict: the restore point was made, but {} not in it, or not completely:", is_are(errors));
+    let mut lines = listed(findings, Severity::Warning, warnings, changed, verbose);
+    lines.extend(listed(findings, Severity::Error, errors, left_out, verbose));
     if errors > 0 {
         lines.push(
             "  everything else is; mend what is wrong (or leave it out by --exclude) and back up again".to_owned(),
         );
+    }
+    lines
+}
+
+/// The findings of a severity, of which there are `total`, below a heading; nothing where there are none.
+pub(super) fn listed(
+    findings: &[Finding],
+    severity: Severity,
+    total: u64,
+    heading: String,
+    verbose: bool,
+) -> Vec<String> {
+    if total == 0 {
+        return Vec::new();
+    }
+    let most = if verbose { usize::MAX } else { SHOWN };
+    let shown = || findings.iter().filter(|finding| finding.severity == severity).take(most);
+    let line = |finding: &Finding| format!("  {}: {}", escape(&finding.path), escape(finding.what.as_bytes()));
+    let mut lines: Vec<String> = std::iter::once(heading).chain(shown().map(line)).collect();
+    let more = total.saturating_sub(shown().count() as u64);
+    if more > 0 {
+        let how = if verbose { "" } else { "; -v lists more, --json all that were kept" };
+        lines.push(format!("  and {} more{how}", count(more)));
     }
     lines
 }

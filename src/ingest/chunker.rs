@@ -96,6 +96,13 @@ impl Splitter {
         *self = Self { chunker: self.chunker, at: offset, data_until: None, run_end: None };
     }
 
+    /// Nothing behind `end` belongs to the run that is being cut: it cannot be read. The windows before `end` must be given
+    /// with `last` from here on where they reach it.
+    pub fn end_at(&mut self, end: u64) {
+        self.data_until = self.data_until.map(|until| until.min(end));
+        self.run_end = self.run_end.map(|run| run.min(end));
+    }
+
     /// The piece at the front of `window`, which begins at [`Splitter::at`]. `last` says that zeros or
     /// the file's end follow the window, so that it ends at a block's border or with the file.
     /// A piece counts as taken: the next window begins behind it.

@@ -19,9 +19,9 @@ thread_local!(static STATE: Cell<State> = const { Cell::new(State::MayWait) });
 /// Runs `work`, in which nothing waits for the medium. None: something would have had to. Whatever `work` made of that
 /// is worth nothing then.
 pub fn without_waiting<T>(work: impl FnOnce() -> T) -> Option<T> {
-    STATE.set(State::MustNot);
+    let before = STATE.replace(State::MustNot);
     let done = work();
-    (STATE.replace(State::MayWait) == State::MustNot).then_some(done)
+    (STATE.replace(before) == State::MustNot).then_some(done)
 }
 
 /// Whether something would have had to wait since [`without_waiting`] began.
@@ -52,5 +52,7 @@ mod tests {
         assert_eq!(without_waiting(|| 1), Some(1));
         assert_eq!(without_waiting(|| may_wait().is_ok() || !would_have_waited()), None);
         assert!(may_wait().is_ok() && !would_have_waited());
+        // One within another: what the inner one could not have is not missing in the outer one.
+        assert_eq!(without_waiting(|| without_waiting(|| may_wait().is_ok())), Some(None));
     }
 }

@@ -293,7 +293,7 @@ fn init_goes_on_where_one_was_killed_and_nowhere_else() {
 #[test]
 fn an_init_that_comes_late_leaves_the_repository_alone() {
     let dir = new_repo(&cheap());
-    let late = super::create::begin(dir.path()).err().expect("refused");
+    let late = super::create::begin(dir.path()).expect_err("refused");
     assert!(late.to_string().contains("is a repository already"), "{late}");
     assert!(!dir.path().join("relict.toml.init").exists());
     assert_eq!(reader(dir.path()).point_records().unwrap(), []);

@@ -11,6 +11,7 @@ use super::inode::Ino;
 use super::layout::{HEALTH, Layout, METRICS};
 use super::ranked::Ranked;
 use super::{Place, View, errno};
+use crate::store::without_waiting;
 use crate::catalog::tree::{self, Range};
 use crate::{Error, Result};
 use repo_format::{Dirent, FileKind, Key, KeyKind};
@@ -183,7 +184,9 @@ impl View {
         let dir = layout.dir(ino).ok_or_else(|| not_dir(&layout, ino))?;
         for child in dir.children_from(offset.saturating_sub(FIRST_OFFSET)) {
             let next = child.place + FIRST_OFFSET + 1;
-            let attr = if plus { self.getattr(child.ino).ok() } else { None };
+            // A list of points does not wait for their trees.
+            let attr = || without_waiting(|| self.getattr(child.ino).ok()).flatten();
+            let attr = if plus { attr() } else { None };
             if sink(&DirEntry { ino: child.ino, kind: child.kind, name: child.name.as_bytes(), next }, attr.as_ref()) {
                 break;
             }

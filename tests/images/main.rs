@@ -6,11 +6,13 @@
 //! | `nbd` | the client against real servers |
 //! | `law` | by differences or whole: the same tree |
 //! | `fallback` | what is not believed, and what then happens |
+//! | `damage` | a repository that has rotted below a disk |
 //! | `rbd` | chains of RBD streams, and hostile ones |
 //! | `tools` | the programs, and disks to give them |
 //!
 //! A program that is missing makes its tests say SKIPPED.
 
+mod damage;
 mod fallback;
 mod law;
 mod nbd;

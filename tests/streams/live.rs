@@ -101,10 +101,19 @@ fn chain(compress: &str, snapshots: usize) {
     assert_eq!(&skipped.1, roots[1].last().unwrap(), "over all, or through all");
     let back = one(&rig, "n:v2", &args(&["--proto", "2", "-p"], &[last, middle]), &[]);
     assert_eq!(back.1, roots[1][snapshots / 2], "back");
+    several(&rig, &taken, &roots[1]);
     clones(&rig, &lab, first, last, &mut random);
     without_data(&rig, &lab, first, last);
     rig.maint(&["check", "--read-data"]);
     rig.umount();
+}
+
+/// Several subvolumes in one stream without an END between them (`-e`), each against the first: one point for each.
+fn several(rig: &Rig, taken: &[PathBuf], roots: &[String]) {
+    let paths: Vec<&Path> = [0, 1, 2, 3].map(|number| taken[number].as_path()).to_vec();
+    let made = pipe(rig, "n:several", &args(&["--proto", "2", "-e", "-p"], &paths), &[]);
+    let made: Vec<&String> = made.iter().map(|(_, root)| root).collect();
+    assert_eq!(made, [&roots[1], &roots[2], &roots[3]], "several in one stream");
 }
 
 /// A subvolume that has gone another way, with reflinks of what both had: against an old parent, with a newer snapshot as

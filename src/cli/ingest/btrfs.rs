@@ -5,10 +5,11 @@ use super::super::exit::Outcome;
 use super::{CommonArgs, conduct, open_input};
 use crate::error::Result;
 use crate::ingest::btrfs::{BtrfsDecoder, SnapshotDir};
+use crate::ingest::lifecycle::btrfs::snapshot_id;
 use crate::ingest::stream::{ReadSource, Scope, run as ingest};
 use clap::Args;
 use repo_format::SourceKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Read a btrfs send stream into restore points
 ///
@@ -40,7 +41,8 @@ The parent of an increment may be any snapshot that the repository has; it is fo
 pub fn run(context: &Context, args: BtrfsArgs) -> Result<Outcome> {
     let options = args.common.options(SourceKind::Btrfs, Scope::Repository)?;
     let mut input = open_input(args.file.as_deref())?;
-    let mut source = args.read_from.as_deref().map(SnapshotDir::open).transpose()?;
+    let open = |path: &Path| SnapshotDir::open(path).map(|source| source.with_id(snapshot_id(path)));
+    let mut source = args.read_from.as_deref().map(open).transpose()?;
     conduct(context, |writer, progress| {
         let source = source.as_mut().map(|source| source as &mut dyn ReadSource);
         ingest(writer, &mut BtrfsDecoder::new(), &mut *input, source, &options, progress, &context.stop)

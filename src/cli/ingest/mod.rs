@@ -4,7 +4,7 @@ mod btrfs;
 mod image;
 mod rbd;
 
-use super::backup::{directories, finding_json, host, left_out, now, println_json};
+use super::backup::{directories, finding_json, host, listed, now, println_json};
 use super::context::Context;
 use super::exit::Outcome;
 use super::out::Out;
@@ -15,6 +15,7 @@ use crate::catalog::points::time_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::ingest::backup::Outcome as Ingested;
+use crate::ingest::report::Severity;
 use crate::ingest::stream::{Scope, StreamOptions};
 use crate::store::Writer;
 use clap::{Args, Subcommand};
@@ -176,7 +177,13 @@ fn show(context: &Context, outcome: &Ingested, started: Instant) -> Result<()> {
     if context.chatty() {
         show_point(point, started)?;
     }
-    let lines = left_out(&report.findings, report.errors, report.warnings, context.verbose);
+    let complete = format!("relict: the restore point is complete; {}:", counted(report.warnings, "warning"));
+    let damaged = "relict: the restore point was made, but content that it has from earlier ones is lost:".to_owned();
+    let mut lines = listed(&report.findings, Severity::Warning, report.warnings, complete, context.verbose);
+    lines.extend(listed(&report.findings, Severity::Error, report.errors, damaged, context.verbose));
+    if report.errors > 0 {
+        lines.push("  everything else is there; 'relict-maint check --read-data' names all that is damaged".to_owned());
+    }
     lines.iter().for_each(|line| eprintln!("{line}"));
     Ok(())
 }

@@ -13,6 +13,8 @@ pub struct SnapshotDir {
     root: Dir,
     /// For messages.
     shown: String,
+    /// What streams call it, where that is known.
+    id: Option<[u8; 16]>,
     /// The file that was read last.
     open: Option<(Vec<u8>, File)>,
 }
@@ -25,7 +27,13 @@ impl SnapshotDir {
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
         let root = Dir::open_root(path).map_err(|e| Error::io(format!("opening the snapshot {shown}"), e))?;
-        Ok(Self { root, shown, open: None })
+        Ok(Self { root, shown, id: None, open: None })
+    }
+
+    /// The same, known to be the snapshot with this uuid.
+    #[must_use]
+    pub fn with_id(self, id: Option<[u8; 16]>) -> Self {
+        Self { id, ..self }
     }
 
     fn file(&mut self, path: &[u8]) -> Result<&File> {
@@ -62,6 +70,15 @@ impl SnapshotDir {
 }
 
 impl ReadSource for SnapshotDir {
+    fn is_state(&self, id: &[u8]) -> Option<bool> {
+        self.id.map(|own| own == id)
+    }
+
+    fn has(&mut self, path: &[u8], ino: u64, bytes: u64) -> bool {
+        let stat = self.file(path).ok().and_then(|file| os::stat_file(file).ok());
+        stat.is_some_and(|stat| stat.ino == ino && stat.size >= bytes)
+    }
+
     fn read_at(&mut self, path: &[u8], offset: u64, out: &mut [u8]) -> Result<usize> {
         let read = os::pread_exact_or_short(self.file(path)?, out, offset);
         read.map_err(|e| self.failed(path, e))
@@ -96,6 +113,10 @@ mod tests {
         let data = source.next_data(b"d/f", 5..4 << 20).unwrap().unwrap();
         assert!(data.contains(&(1 << 20)) && data.start >= 5 && data.end <= 4 << 20, "{data:?}");
         assert_eq!(source.next_data(b"d/f", 2 << 20..4 << 20).unwrap(), None);
+        let ino = std::os::unix::fs::MetadataExt::ino(&dir.path().join("d/f").metadata().unwrap());
+        assert!(source.has(b"d/f", ino, 4 << 20) && !source.has(b"d/f", ino, (4 << 20) + 1));
+        assert!(!source.has(b"d/f", ino + 1, 0) && !source.has(b"link/f", ino, 0));
+        assert_eq!((source.is_state(&[1; 16]), source.is_state(&[])), (None, None));
         for path in [&b"link/f"[..], b"d/passwd", b"d", b"none", b"../x", b"d/../d/f", b"", b"/etc/passwd"] {
             assert!(source.read_at(path, 0, &mut out).is_err(), "{}", String::from_utf8_lossy(path));
         }

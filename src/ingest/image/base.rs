@@ -3,7 +3,7 @@
 use super::source::BlockSource;
 use crate::catalog::tree;
 use crate::store::Repository;
-use crate::{Error, Result};
+use crate::{ErrorKind, Result};
 use repo_format::{ChunkId, Dirent, Extent, Inode, Key, PointRecord, ROOT_INO};
 use std::ops::Range;
 
@@ -54,19 +54,20 @@ impl<'r> BaseDisk<'r> {
         }
     }
 
-    /// Whether `disk` has what this extent holds.
+    /// Whether `disk` has what this extent holds; None if that is damaged in the repository.
     ///
     /// # Errors
     /// When either cannot be read.
-    pub fn agrees(&self, disk: &mut dyn BlockSource, offset: u64, extent: &Extent) -> Result<bool> {
-        let chunk = self.repository.chunk(&extent.chunk)?;
+    pub fn agrees(&self, disk: &mut dyn BlockSource, offset: u64, extent: &Extent) -> Result<Option<bool>> {
+        let chunk = match self.repository.chunk(&extent.chunk) {
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(None),
+            chunk => chunk?,
+        };
         let range = extent.skip as usize..extent.skip as usize + extent.len as usize;
-        let ours = chunk
-            .get(range)
-            .ok_or_else(|| Error::damaged(format!("chunk {} is shorter than its extent", extent.chunk)))?;
+        let Some(ours) = chunk.get(range) else { return Ok(None) };
         let mut theirs = vec![0; ours.len()];
         disk.read(offset, &mut theirs)?;
-        Ok(theirs == ours)
+        Ok(Some(theirs == ours))
     }
 }
 

@@ -45,6 +45,14 @@ pub(super) struct Plan {
     pub(super) note: String,
 }
 
+impl Plan {
+    /// All of a disk is read, and compared with nothing.
+    pub(super) fn from_nothing(size: u64) -> Self {
+        let all = ChangedRange { offset: 0, len: size, zero: false };
+        Self { parent: None, ranges: if size > 0 { vec![all] } else { Vec::new() }, note: String::new() }
+    }
+}
+
 /// What a plan is made from.
 pub(super) struct Planner<'a> {
     pub(super) repository: &'a Repository,
@@ -91,15 +99,18 @@ impl Planner<'_> {
     fn everything(&self, size: u64) -> Result<Plan> {
         let mut parent = None;
         for point in self.chain() {
-            if let Some(state) = states::id(point)
-                && BaseDisk::open(self.repository, point, self.name)?.is_some()
-            {
-                parent = Some(state.to_vec());
-                break;
+            let Some(state) = states::id(point) else { continue };
+            match BaseDisk::open(self.repository, point, self.name) {
+                Ok(None) => continue,
+                Ok(Some(_)) => {}
+                // One whose tree is damaged is nothing to go by.
+                Err(error) if error.kind() == ErrorKind::Damaged => continue,
+                Err(error) => return Err(error),
             }
+            parent = Some(state.to_vec());
+            break;
         }
-        let all = ChangedRange { offset: 0, len: size, zero: false };
-        Ok(Plan { parent, ranges: if size > 0 { vec![all] } else { Vec::new() }, note: String::new() })
+        Ok(Plan { parent, ..Plan::from_nothing(size) })
     }
 
     /// The points of the source, newest first.
@@ -117,15 +128,23 @@ impl Planner<'_> {
             Ok(point) => point,
             Err(why) => return Ok(Err(why)),
         };
-        let Some(base) = BaseDisk::open(self.repository, point, self.name)? else {
-            return Ok(Err(format!("the restore point {} has no file {}", short_id(point), printable(self.name))));
+        let base = match BaseDisk::open(self.repository, point, self.name) {
+            Ok(Some(base)) => base,
+            Ok(None) => {
+                return Ok(Err(format!("the restore point {} has no file {}", short_id(point), printable(self.name))));
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                return Ok(Err(format!("its base, the restore point {}, is damaged: {error}", short_id(point))));
+            }
+            Err(error) => return Err(error),
         };
         let mut ranges = list.ranges;
         if let Some(beyond) = ranges.iter().find(|range| range.offset >= size && !range.zero) {
             return Ok(Err(format!("it names a range at {}, and the disk has {size} bytes", beyond.offset)));
         }
         let left_out = states::left_out(point);
-        if let Some(place) = self.disagreement(disk, &base, &ranges, &left_out)? {
+        let mut damaged = Vec::new();
+        if let Some(place) = self.disagreement(disk, &base, &ranges, &left_out, &mut damaged)? {
             return Ok(Err(format!(
                 "the disk differs from its base at {place}, where nothing should have changed: it is another base's"
             )));
@@ -145,6 +164,7 @@ impl Planner<'_> {
             range.len = range.len.min(size.saturating_sub(range.offset));
             range.len > 0
         });
+        ranges.extend(damaged);
         let kept = left_out.into_iter().filter(|range| !self.zeros.contains(range));
         ranges.extend(kept.filter(|range| range.start < size).map(|range| ChangedRange {
             offset: range.start,
@@ -189,13 +209,15 @@ impl Planner<'_> {
         )))
     }
 
-    /// A place that should be as in the base, and is not. Nothing is asked of what was or is left out.
+    /// A place that should be as in the base, and is not. Nothing is asked of what was or is left out. What of the base
+    /// cannot be read says nothing, and is put to `damaged`: it is to be read from the disk again.
     fn disagreement(
         &self,
         disk: &mut dyn BlockSource,
         base: &BaseDisk<'_>,
         ranges: &[ChangedRange],
         left_out: &[Range<u64>],
+        damaged: &mut Vec<ChangedRange>,
     ) -> Result<Option<u64>> {
         let end = base.size().min(disk.size());
         let step = (end / SAMPLES).max(1);
@@ -209,8 +231,13 @@ impl Planner<'_> {
             let from = step * sample + base.seed().rotate_left(sample as u32 * 5) % step;
             let Some((offset, extent)) = base.extent_from(from)? else { break };
             let range = offset..offset + u64::from(extent.len);
-            if range.end <= end && !changed(&range) && !base.agrees(disk, offset, &extent)? {
-                return Ok(Some(offset));
+            if range.end > end || changed(&range) {
+                continue;
+            }
+            match base.agrees(disk, offset, &extent)? {
+                Some(true) => {}
+                Some(false) => return Ok(Some(offset)),
+                None => damaged.push(ChangedRange { offset, len: u64::from(extent.len), zero: false }),
             }
         }
         Ok(None)

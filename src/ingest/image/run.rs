@@ -120,16 +120,27 @@ impl Job<'_> {
                 Planner { repository, points: &points, host, source: &options.source, name, base, zeros: &zeros };
             planner.plan(source, list)?
         };
-        options.notes.push(plan.note.clone().into_bytes());
         let id = match &self.options.state {
             Some(state) => state.clone(),
             None => unnamed_state()?,
         };
         let mut masked = Masked::new(source, zeros.clone());
-        let reader: &mut dyn ReadSource = &mut masked;
-        let outcomes = stream::ingest(self.writer, Some(reader), &options, self.monitor, self.stop, &mut |session| {
-            feed(session, disk, &id, &plan, &zeros, size)
-        })?;
+        let mut make = |plan: &Plan| {
+            let mut options = options.clone();
+            options.notes.push(plan.note.clone().into_bytes());
+            let reader: &mut dyn ReadSource = &mut masked;
+            stream::ingest(self.writer, Some(reader), &options, self.monitor, self.stop, &mut |session| {
+                feed(session, disk, &id, plan, &zeros, size)
+            })
+        };
+        let outcomes = match make(&plan) {
+            // Content would have been read from the disk again: it is the tree.
+            Err(error) if error.kind() == ErrorKind::Damaged && plan.parent.is_some() => {
+                let note = format!("read completely: the restore point to begin from is damaged: {error}");
+                make(&Plan { note, ..Plan::from_nothing(size) })?
+            }
+            outcomes => outcomes?,
+        };
         outcomes.into_iter().next().ok_or_else(|| Error::new(ErrorKind::BadInput, "nothing was sealed"))
     }
 }

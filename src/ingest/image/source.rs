@@ -205,6 +205,10 @@ impl<'s> Masked<'s> {
 }
 
 impl ReadSource for Masked<'_> {
+    fn is_state(&self, _id: &[u8]) -> Option<bool> {
+        Some(true)
+    }
+
     fn read_at(&mut self, _path: &[u8], offset: u64, out: &mut [u8]) -> Result<usize> {
         let len = self.source.size().saturating_sub(offset).min(out.len() as u64);
         let asked = offset..offset + len;

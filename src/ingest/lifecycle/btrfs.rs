@@ -10,7 +10,7 @@
 
 use crate::catalog::points::time_name;
 use crate::ingest::backup::Outcome;
-use crate::ingest::btrfs::BtrfsDecoder;
+use crate::ingest::btrfs::{BtrfsDecoder, SnapshotDir};
 use crate::ingest::report::Monitor;
 use crate::ingest::stream::{StateInfo, StreamOptions, run};
 use crate::store::Writer;
@@ -221,8 +221,10 @@ fn send(
     monitor: &dyn Monitor,
     stop: &AtomicBool,
 ) -> Result<Vec<Outcome>> {
+    // Content that is damaged in the repository is read there.
+    let mut source = SnapshotDir::open(&snapshot.path)?.with_id(Some(snapshot.id));
     let mut sending = Sending::start(snapshot, parent)?;
-    let done = run(writer, &mut BtrfsDecoder::new(), &mut sending, None, options, monitor, stop);
+    let done = run(writer, &mut BtrfsDecoder::new(), &mut sending, Some(&mut source), options, monitor, stop);
     // Ctrl-C reaches the child as well; what it then says is not the cause.
     if stop.load(Relaxed) && done.is_err() {
         Err(Error::new(ErrorKind::Interrupted, "the backup was stopped"))
@@ -300,6 +302,12 @@ fn kernel_sends_version() -> u32 {
 }
 
 /// What btrfs says of the subvolume at `path`.
+/// What streams call the snapshot at a path; None where that is none, or cannot be told.
+#[must_use]
+pub fn snapshot_id(path: &Path) -> Option<[u8; 16]> {
+    show(path).ok().map(|snapshot| snapshot.id)
+}
+
 fn show(path: &Path) -> Result<Snapshot> {
     let text = btrfs(&["subvolume".as_ref(), "show".as_ref(), path.as_os_str()])?;
     let field =

@@ -3,12 +3,14 @@
 use super::super::backup::is_acl_name;
 use super::append::Appender;
 use super::content::{Content, ContentId, Layout, LayoutRows, What};
+use super::damage::{Damage, DamageLog};
 use super::path::refused;
 use super::pipeline::Pipeline;
 use super::recut::Recut;
 use super::rows::{Base, Rows};
 use super::source::ReadSource;
 use super::spool::Spool;
+use super::states::id_text;
 use super::staged::{Staged, StagedTree, new_inode};
 use super::store::Store;
 use crate::catalog::points::printable;
@@ -78,6 +80,8 @@ pub(super) struct State<'s> {
     pub(super) counts: Counts,
     /// Whether the base tree or a change may have a POSIX ACL.
     pub(super) acls: bool,
+    /// Stored content that could not be read.
+    pub(super) damage: DamageLog,
     /// Trees of other states, by id.
     roots: HashMap<Vec<u8>, ChunkId>,
 }
@@ -103,6 +107,7 @@ impl<'s> State<'s> {
             spool_limit: SPOOL_BYTES,
             counts,
             acls: false,
+            damage: DamageLog::default(),
             roots: HashMap::new(),
         }
     }
@@ -354,6 +359,14 @@ impl<'s> Apply<'_, 's> {
             )
             .advise("name the snapshot or device where the content can be read"));
         }
+        if self.source.as_deref().is_some_and(|source| source.is_state(&self.state.id) == Some(false)) {
+            let what = format!(
+                "the content of '{}' must be read from the snapshot {}, and the one given is another",
+                printable(path),
+                id_text(&self.state.id)
+            );
+            return Err(Error::new(ErrorKind::BadInput, what).advise("name the snapshot that the stream was made of"));
+        }
         let id = self.content(path)?;
         self.close_if(id)?;
         self.state.tree.remember_name(path)?;
@@ -477,7 +490,7 @@ impl<'s> Apply<'_, 's> {
             *read_bytes += bytes;
             if stop.load(Relaxed) { Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped")) } else { Ok(()) }
         };
-        let before = content.rows.len();
+        let (before, mut damage) = (content.rows.len(), Vec::new());
         let mut recut = Recut {
             store: self.around.store,
             root: self.state.tree.base,
@@ -486,13 +499,26 @@ impl<'s> Apply<'_, 's> {
             source: self.source.as_deref_mut(),
             path,
             on_read: &mut on_read,
+            damage: &mut damage,
             extents: 0,
             max_extents: self.around.max_extents,
         };
         let is_cut = recut.run(id, &mut content)?;
         self.state.tree.charge(content.rows.len().saturating_sub(before) * 64);
         self.state.contents.insert(id, content);
+        self.met(id, &damage);
         Ok(is_cut)
+    }
+
+    /// Remembers damage that was met in a content.
+    fn met(&mut self, id: ContentId, damage: &[Damage]) {
+        if damage.is_empty() {
+            return;
+        }
+        let has = |(ino, staged): (&u64, &Staged)| (staged.content == Some(id)).then_some(*ino);
+        if let Some(ino) = self.state.tree.inodes.iter().find_map(has) {
+            damage.iter().for_each(|damage| self.state.damage.add(ino, *damage));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::apply::Apply;
 use super::content::{Content, ContentId};
 use super::path::refused;
+use super::source::ReadSource;
 use super::staged::Staged;
 use crate::catalog::edits::EditSet;
 use crate::catalog::tree::{self, Edit};
@@ -57,6 +58,8 @@ impl Apply<'_, '_> {
             self.pipeline.settled();
         }
         kept.extend(&self.state.tree.exiles);
+        // Their names are asked for at the end.
+        kept.extend(self.state.damage.inos());
         self.rebase(root, &kept);
         Ok(more)
     }
@@ -71,7 +74,7 @@ impl Apply<'_, '_> {
         for (ino, id) in contents {
             let content = self.content_mut(id)?;
             let (is_unread, is_cut) = (content.has_unread, content.is_cut());
-            if !last && (is_unread || self.is_open(id).is_some()) {
+            if !last && (self.is_open(id).is_some() || (is_unread && !self.is_there(ino, id)?)) {
                 kept.insert(ino);
                 continue;
             }
@@ -79,7 +82,7 @@ impl Apply<'_, '_> {
                 continue;
             }
             let full = extents >= self.around.max_extents;
-            if full || !self.recut_of(ino, id, is_unread)? {
+            if full || !self.recut_of(ino, id, is_unread, last)? {
                 kept.insert(ino);
                 more = true;
             }
@@ -88,9 +91,21 @@ impl Apply<'_, '_> {
         Ok((kept, more))
     }
 
-    fn recut_of(&mut self, ino: u64, id: ContentId, is_unread: bool) -> Result<bool> {
+    /// Whether content that the source has can be read before the state is complete: under the name that the file has now. What
+    /// is read so needs not wait in memory.
+    fn is_there(&mut self, ino: u64, id: ContentId) -> Result<bool> {
+        let bytes = self.content_mut(id)?.size;
+        let Some(path) = self.state.tree.path_of(ino)? else { return Ok(false) };
+        Ok(self.source.as_deref_mut().is_some_and(|source| source.has(&path, ino, bytes)))
+    }
+
+    fn recut_of(&mut self, ino: u64, id: ContentId, is_unread: bool, last: bool) -> Result<bool> {
         if !is_unread {
-            return self.recut(id, None).map_err(|error| self.cannot_join(ino, error));
+            // What is damaged below may be read there, once the file has the name that it has there.
+            let is_state = |source: &(dyn ReadSource + '_)| source.is_state(&self.state.id) == Some(true);
+            let may_read = last && self.source.as_deref().is_some_and(is_state);
+            let path = if may_read { self.state.tree.path_of(ino)? } else { None };
+            return self.recut(id, path.as_deref()).map_err(|error| self.cannot_join(ino, error));
         }
         let path = self.state.tree.path_of(ino)?.ok_or_else(|| {
             let name = self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();
@@ -100,7 +115,7 @@ impl Apply<'_, '_> {
             .map_err(|e| e.context(format_args!("reading '{}'", crate::catalog::points::printable(&path))))
     }
 
-    /// What to say where content beside a change, which is needed to cut anew, is damaged in the repository.
+    /// What to say where the tree of an earlier state is damaged, so that its content is not known.
     fn cannot_join(&self, ino: u64, error: Error) -> Error {
         if error.kind() != ErrorKind::Damaged {
             return error;

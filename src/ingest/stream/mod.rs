@@ -11,6 +11,7 @@
 //! | `content`, `rows`, `spool` | one file's content in it |
 //! | `append`, `recut` | content to chunks: in order, and where something changed |
 //! | `pipeline` | the threads that hash and store |
+//! | `damage` | stored content that cannot be read any more, beside a change |
 //! | `fold` | from all that to a tree |
 //! | [`states`] | finding parents again |
 //! | [`source`], `store` | seams: content that the stream only points at; the repository |
@@ -18,6 +19,7 @@
 mod append;
 mod apply;
 mod content;
+mod damage;
 mod fold;
 mod input;
 mod path;
@@ -252,10 +254,17 @@ impl Session<'_> {
             state: &mut current.state,
         };
         let (root, next_ino) = apply.finish()?;
+        let damage = apply.damage()?;
         self.next_content = current.state.next_content();
         let options = self.options;
         let mut notes = options.notes.clone();
         notes.append(&mut self.notes);
+        notes.extend(damage::notes_of(&damage));
+        let mut report = Report::default();
+        for finding in damage {
+            self.around.monitor.on_finding(&finding);
+            report.add(finding);
+        }
         let no_acls = if current.state.acls { Vec::new() } else { vec![(NO_ACLS_TAG, Vec::new())] };
         let point = PointRecord {
             repo: self.writer.repository().header().repo,
@@ -268,7 +277,10 @@ impl Session<'_> {
             host: options.host.clone(),
             source: options.source.clone(),
             parent: current.parent,
-            counts: counts_since(current.state.counts, current.before, self.writer.stats()),
+            counts: Counts {
+                errors: report.errors,
+                ..counts_since(current.state.counts, current.before, self.writer.stats())
+            },
             paths: Vec::new(),
             tags: options.tags.clone(),
             file_systems: Vec::new(),
@@ -278,7 +290,7 @@ impl Session<'_> {
         };
         self.writer.seal(&point)?;
         self.states.add(&point);
-        self.sealed.push(Outcome { point, report: Report::default() });
+        self.sealed.push(Outcome { point, report });
         Ok(())
     }
 

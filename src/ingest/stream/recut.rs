@@ -7,8 +7,12 @@
 //! block borders, or where both files end. Around each staged range this walks from the last chunk that
 //! is surely right, reads and cuts where no zone tells, takes chunks over where one does, and stops where the cuts
 //! meet those of the old layout again. What is further away is neither read nor looked at.
+//!
+//! An extent below that cannot be read ends the run: what is visible of it is taken over as it is, and cutting goes on behind
+//! it as behind a hole (see `damage`). Where the source is the state itself, it is read there instead.
 
 use super::content::{Content, ContentId, Layout, What};
+use super::damage::{Damage, is_damage};
 use super::pipeline::Pipeline;
 use super::rows::{Base, Rows};
 use super::source::ReadSource;
@@ -33,10 +37,12 @@ pub(super) struct Recut<'r, 's> {
     pub(super) pipeline: &'r mut Pipeline<'s>,
     pub(super) spool: &'r Spool,
     pub(super) source: Option<&'r mut (dyn ReadSource + 's)>,
-    /// The file's path in the source, where something must be read there.
+    /// The file's path in the source, where something must or may be read there.
     pub(super) path: Option<&'r [u8]>,
     /// Called with the bytes read from the source.
     pub(super) on_read: &'r mut dyn FnMut(u64) -> Result<()>,
+    /// Extents below that could not be read.
+    pub(super) damage: &'r mut Vec<Damage>,
     /// New extents so far, and from how many on to pause.
     pub(super) extents: usize,
     pub(super) max_extents: usize,
@@ -56,6 +62,9 @@ struct Window {
     /// The bytes from `splitter.at()` on are `buffer[start..]`.
     buffer: Vec<u8>,
     start: usize,
+    /// Where what can be read ends: the file's size, or the start of the damage behind it.
+    end: u64,
+    damage: Option<Damage>,
 }
 
 impl<'s> Recut<'_, 's> {
@@ -65,7 +74,7 @@ impl<'s> Recut<'_, 's> {
         let mut from = 0;
         while let Some(dirty) = content.staged.range(from..).next().map(|(start, _)| *start) {
             let start = self.last_sure_cut(content, dirty)?;
-            let mut taken = Vec::new();
+            let (mut taken, known) = (Vec::new(), self.damage.len());
             let (end, is_cut) = self.cut_from(id, content, start, dirty, &mut taken)?;
             // Staged pieces stay in sight until the end: their neighbourhood says what the next zones are.
             let cleared = if end >= content.size { u64::MAX } else { end };
@@ -75,13 +84,16 @@ impl<'s> Recut<'_, 's> {
                 let paused = content.piece_at(end).ok().map(|(start, _)| (end, start));
                 let before = content.paused.filter(|(at, _)| paused.is_some_and(|(_, start)| start == *at));
                 content.cut_out(0..end);
-                content.paused = before.map_or(paused, |(_, start)| Some((end, start)));
+                let paused = before.map_or(paused, |(_, start)| Some((end, start)));
+                self.mend_behind(content, end, known);
+                content.paused = paused;
                 content.layout_size = content.layout_size.max(end);
                 return Ok(false);
             }
             if end >= content.size {
                 break;
             }
+            self.mend_behind(content, end, known);
             from = end;
         }
         content.staged.clear();
@@ -100,7 +112,7 @@ impl<'s> Recut<'_, 's> {
         let zone_end = dirty - dirty % BLOCK;
         let Some(last) = zone_end.checked_sub(LOOK_BEHIND) else { return Ok(0) };
         let row = self.own_rows(content, last)?.peek();
-        Ok(row.filter(|(at, _)| *at <= last).map_or(zone_end, |(at, _)| at))
+        Ok(row.filter(|(at, _)| *at < zone_end).map_or(zone_end, |(at, _)| at))
     }
 
     fn own_rows<'c>(&self, content: &'c Content, from: u64) -> Result<Rows<'c>>
@@ -125,6 +137,12 @@ impl<'s> Recut<'_, 's> {
         while at < content.size {
             if self.extents + taken.len() >= self.max_extents && at > dirty && self.may_pause(content, at)? {
                 return Ok((at, false));
+            }
+            if let Some(damage) = window.damage.filter(|damage| damage.at == at) {
+                taken.push((at, damage.row));
+                at += u64::from(damage.row.len);
+                window = Window::at(self.pipeline, at, content.size);
+                continue;
             }
             if let Some(end) = self.hole_at(content, at)? {
                 at = end;
@@ -172,10 +190,27 @@ impl<'s> Recut<'_, 's> {
     fn meets_old(&self, content: &Content, at: u64) -> Result<bool> {
         let before = content.staged.range(..=at).next_back().map_or(0, |(_, piece)| piece.end);
         let next = content.staged.range(at..).next().map_or(u64::MAX, |(start, _)| *start);
+        // What was read again of damage is staged next: see `mend_behind`.
+        let mended = self.damage.iter().filter(|damage| damage.is_reread && damage.at >= at).map(|damage| damage.at);
+        let next = mended.min().unwrap_or(u64::MAX).min(next);
         let end = next.min(content.size).min(content.layout_size);
         let zone = Zone::new(before..end, end == content.size && end == content.layout_size);
         let row = self.own_rows(content, at)?.peek();
         Ok(row.is_some_and(|(start, row)| start == at && zone.holds(at, &row)))
+    }
+
+    /// Stages what the source gave of damage behind `end`, where the old layout would stay: that is cut anew, too, as it is
+    /// known by now. `known` pieces of damage were met before.
+    fn mend_behind(&self, content: &mut Content, end: u64, known: usize) {
+        for damage in self.damage.iter().skip(known).filter(|damage| damage.is_reread && damage.at >= end) {
+            let upto = (damage.at + u64::from(damage.row.len)).min(content.size);
+            content.stage_inside(damage.at..upto, What::Unread);
+        }
+    }
+
+    /// Whether an extent is known to be damaged and the source has what it held.
+    fn can_mend(&self, row: &Extent) -> bool {
+        self.path.is_some() && self.damage.iter().rev().any(|known| known.is_reread && known.row.chunk == row.chunk)
     }
 
     /// Takes over the chunks of another layout that a clone brought, from `at` on, as far as they are right; returns
@@ -202,7 +237,7 @@ impl<'s> Recut<'_, 's> {
         while let Some((source, row)) = rows.next()? {
             let here = source.checked_sub(*from).map(|by| piece.start + by);
             let is_full = self.extents + taken.len() >= self.max_extents && done > at;
-            if is_full || here != Some(done) || !zone.holds(done, &row) {
+            if is_full || here != Some(done) || !zone.holds(done, &row) || self.can_mend(&row) {
                 break;
             }
             taken.push((done, row));
@@ -217,7 +252,7 @@ impl<'s> Recut<'_, 's> {
             let at = window.splitter.at();
             let bytes = window.buffer.get(window.start..).unwrap_or_default();
             let until = at + bytes.len() as u64;
-            match window.splitter.next(bytes, until >= content.size) {
+            match window.splitter.next(bytes, until >= window.end) {
                 Piece::Hole(len) => window.start += len,
                 Piece::Chunk(len) => {
                     self.extents += 1;
@@ -225,8 +260,8 @@ impl<'s> Recut<'_, 's> {
                     window.start += len;
                 }
                 Piece::More => {
-                    if until >= content.size {
-                        return Ok(content.size);
+                    if until >= window.end {
+                        return Ok(window.end);
                     }
                     self.fill(content, window, until)?;
                     continue;
@@ -240,12 +275,18 @@ impl<'s> Recut<'_, 's> {
     fn fill(&mut self, content: &Content, window: &mut Window, at: u64) -> Result<()> {
         window.buffer.drain(..window.start);
         window.start = 0;
-        let left = usize::try_from(content.size - at).unwrap_or(usize::MAX);
+        let left = usize::try_from(window.end - at).unwrap_or(usize::MAX);
         let old = window.buffer.len();
         // As much as the next cut may depend on, and little more: what is unchanged is not to be read.
         let more = (self.pipeline.chunker().max_bytes() + BLOCK_BYTES).saturating_sub(old).max(READ_BYTES);
         window.buffer.resize(old + left.min(more), 0);
-        self.read(content, at, window.buffer.get_mut(old..).unwrap_or_default())
+        if let Some(damage) = self.read(content, at, window.buffer.get_mut(old..).unwrap_or_default())? {
+            window.buffer.truncate(old + usize::try_from(damage.at - at).unwrap_or(usize::MAX));
+            (window.end, window.damage) = (damage.at, Some(damage));
+            window.splitter.end_at(damage.at);
+            self.damage.push(damage);
+        }
+        Ok(())
     }
 
     /// What is at `at`, below the size.
@@ -285,30 +326,70 @@ impl<'s> Recut<'_, 's> {
         }
     }
 
-    /// Fills `out` with the content from `at` on, which is below the size to its end.
-    fn read(&mut self, content: &Content, mut at: u64, mut out: &mut [u8]) -> Result<()> {
-        while !out.is_empty() {
+    /// Fills `out` with the content from `at` on, which is below the size to its end. Returns what of it could not be read:
+    /// then `out` is filled up to there.
+    fn read(&mut self, content: &Content, at: u64, out: &mut [u8]) -> Result<Option<Damage>> {
+        let mut done = 0;
+        while done < out.len() {
+            let at = at + done as u64;
             let (what, start, end) = match content.piece_at(at) {
                 Ok((start, piece)) => (Some(&piece.what), start, piece.end),
                 Err(next) => (None, at, next.unwrap_or(u64::MAX)),
             };
-            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(out.len());
-            let (part, rest) = out.split_at_mut(len);
-            match what {
+            let end = end.min(content.size);
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(out.len() - done);
+            let part = out.get_mut(done..done + len).unwrap_or_default();
+            let damage = match what {
                 None => self.read_rows(self.own_rows(content, at)?, at, part)?,
-                Some(What::Hole) => part.fill(0),
-                Some(What::Spool(spool)) => self.spool.read(spool + (at - start), part)?,
+                Some(What::Hole) => {
+                    part.fill(0);
+                    None
+                }
+                Some(What::Spool(spool)) => {
+                    self.spool.read(spool + (at - start), part)?;
+                    None
+                }
                 Some(What::Layout(layout, from)) => {
                     let layout: &Arc<Layout> = layout;
                     let from = from + (at - start);
-                    self.read_rows(Rows::of_layout(self.store.nodes(), layout, from)?, from, part)?;
+                    self.read_rows(Rows::of_layout(self.store.nodes(), layout, from)?, from, part)?
+                        .map(|(offset, row)| (offset - from + at, row))
                 }
-                Some(What::Unread) => self.read_source(at, part)?,
+                Some(What::Unread) => {
+                    self.read_source(at, part)?;
+                    None
+                }
+            };
+            let Some((offset, row)) = damage else {
+                done += len;
+                continue;
+            };
+            // Of a row that goes on behind the piece, what is visible.
+            let seen = (end - offset).min(u64::from(row.len)) as u32;
+            let damage = Damage { at: offset, row: Extent { len: seen, ..row }, is_reread: false };
+            done += usize::try_from(offset - at).unwrap_or(usize::MAX);
+            match self.reread(&damage, out.get_mut(done..).unwrap_or_default())? {
+                Some(more) => done += more,
+                None => return Ok(Some(damage)),
             }
-            at += len as u64;
-            out = rest;
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Reads what is damaged from the source, as much of it as `out` takes; None where the source is not the state itself,
+    /// or does not have it either.
+    fn reread(&mut self, damage: &Damage, out: &mut [u8]) -> Result<Option<usize>> {
+        let len = out.len().min(damage.row.len as usize);
+        let (Some(_), Some(_), Some(out)) = (&self.source, self.path, out.get_mut(..len)) else { return Ok(None) };
+        match self.read_source(damage.at, out) {
+            Ok(()) => {
+                let row = Extent { len: len as u32, ..damage.row };
+                self.damage.push(Damage { row, is_reread: true, ..*damage });
+                Ok(Some(len))
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     fn read_source(&mut self, at: u64, out: &mut [u8]) -> Result<()> {
@@ -323,8 +404,9 @@ impl<'s> Recut<'_, 's> {
         (self.on_read)(out.len() as u64)
     }
 
-    /// Fills `out` with what extents hold from `from` on.
-    fn read_rows(&mut self, mut rows: Rows<'_>, from: u64, out: &mut [u8]) -> Result<()> {
+    /// Fills `out` with what extents hold from `from` on. Returns the first that cannot be read, from `from` on if it begins
+    /// before; what is in front of it is filled then.
+    fn read_rows(&mut self, mut rows: Rows<'_>, from: u64, out: &mut [u8]) -> Result<Option<(u64, Extent)>> {
         out.fill(0);
         let end = from + out.len() as u64;
         while let Some((start, row)) = rows.next()?.filter(|(start, _)| *start < end) {
@@ -333,18 +415,24 @@ impl<'s> Recut<'_, 's> {
             let place = |from: u64, to: u64| Some(usize::try_from(from).ok()?..usize::try_from(to).ok()?);
             let (bytes, target) = (place(skip, skip + (last - first)), place(first - from, last - from));
             let mut copied = false;
-            self.chunk(&row.chunk, &mut |chunk| {
+            let read = self.chunk(&row.chunk, &mut |chunk| {
                 let bytes = bytes.clone().and_then(|range| chunk.get(range));
                 if let (Some(bytes), Some(target)) = (bytes, target.clone().and_then(|range| out.get_mut(range))) {
                     target.copy_from_slice(bytes);
                     copied = true;
                 }
-            })?;
-            if !copied {
-                return Err(Error::damaged(format!("chunk {} is shorter than its extent", row.chunk)));
+            });
+            match read {
+                Err(error) if !is_damage(&error) => return Err(error),
+                // Also a chunk that is shorter than its extent.
+                _ if !copied => {
+                    let by = (first - start) as u32;
+                    return Ok(Some((first, Extent { skip: row.skip + by, len: row.len - by, ..row })));
+                }
+                _ => {}
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn chunk(&mut self, id: &ChunkId, with: &mut dyn FnMut(&[u8])) -> Result<()> {
@@ -393,6 +481,7 @@ impl Zone {
 
 impl Window {
     fn at(pipeline: &Pipeline<'_>, at: u64, size: u64) -> Self {
-        Self { splitter: Splitter::resume(pipeline.chunker(), at, size), buffer: Vec::new(), start: 0 }
+        let splitter = Splitter::resume(pipeline.chunker(), at, size);
+        Self { splitter, buffer: Vec::new(), start: 0, end: size, damage: None }
     }
 }

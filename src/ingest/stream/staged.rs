@@ -32,6 +32,8 @@ pub(super) struct Staged {
     /// A name it has, or had when it was found by one: the directory, and the name in it.
     pub(super) parent: u64,
     pub(super) name: Name,
+    /// Another name that it got since, for when that one goes away.
+    also: Option<Box<(u64, Name)>>,
     /// Of a directory: names that came (Some) or went.
     pub(super) entries: BTreeMap<Name, Option<Dirent>>,
     pub(super) xattrs: BTreeMap<Name, Option<Vec<u8>>>,
@@ -285,7 +287,11 @@ impl<'s> StagedTree<'s> {
         }
         self.inodes.insert(to, staged);
         self.put_entry(parent, &name, Some(Dirent { ino: to, kind: FileKind::Dir }))?;
-        self.inodes.values_mut().filter(|child| child.parent == from).for_each(|child| child.parent = to);
+        for child in self.inodes.values_mut() {
+            let also = child.also.as_deref_mut().map(|(parent, _)| parent);
+            let parents = also.into_iter().chain([&mut child.parent]);
+            parents.filter(|parent| **parent == from).for_each(|parent| *parent = to);
+        }
         Ok(())
     }
 
@@ -338,6 +344,8 @@ impl<'s> StagedTree<'s> {
         let (dir, name) = self.free_place(path)?;
         let inode = &mut self.get_mut(ino)?.inode;
         inode.nlink = inode.nlink.checked_add(1).ok_or_else(|| refused(existing, "has too many names"))?;
+        self.get_mut(ino)?.also = Some(Box::new((dir, name.into())));
+        self.charge(name.len() + 64);
         self.put_entry(dir, name, Some(Dirent { ino, kind }))
     }
 
@@ -349,10 +357,13 @@ impl<'s> StagedTree<'s> {
         }
         staged.inode.nlink = staged.inode.nlink.saturating_sub(1);
         let gone = staged.inode.nlink == 0;
-        self.drop_entry(path)?;
+        let dir = self.drop_entry(path)?;
         if gone {
             self.bury(ino);
+            return Ok(());
         }
+        let (_, name) = path::split(path)?;
+        self.get_mut(ino)?.lost_name(dir, name);
         Ok(())
     }
 
@@ -427,6 +438,9 @@ impl<'s> StagedTree<'s> {
         self.put_entry(old_dir, old_name, None)?;
         self.put_entry(dir, name, Some(Dirent { ino, kind }))?;
         let staged = self.get_mut(ino)?;
+        if (staged.parent, &*staged.name) != (old_dir, old_name) {
+            staged.lost_name(old_dir, old_name);
+        }
         (staged.parent, staged.name) = (dir, name.into());
         if kind == FileKind::Dir && !staged.is_new && self.moved.len() < MAX_MOVED {
             self.moved.insert(ino);
@@ -510,10 +524,22 @@ impl Staged {
             is_new: true,
             parent,
             name: name.into(),
+            also: None,
             entries: BTreeMap::new(),
             xattrs: BTreeMap::new(),
             target: None,
             content: None,
+        }
+    }
+
+    /// A name went away: if it was one that is remembered, the other one is.
+    fn lost_name(&mut self, dir: u64, name: &[u8]) {
+        if self.also.as_deref().is_some_and(|(parent, also)| (*parent, &**also) == (dir, name)) {
+            self.also = None;
+        } else if (self.parent, &*self.name) == (dir, name)
+            && let Some(also) = self.also.take()
+        {
+            (self.parent, self.name) = *also;
         }
     }
 }

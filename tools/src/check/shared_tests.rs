@@ -182,7 +182,7 @@ fn nodes_that_end_elsewhere_or_say_other_things_of_their_children() {
     };
     let (a, b) = (left[0].0, right[0].0);
     let whole = point(tree(&nodes, &entries), next);
-    assert_eq!(judged(&nodes, &[whole.clone()]), [true]);
+    assert_eq!(judged(&nodes, std::slice::from_ref(&whole)), [true]);
     assert_eq!(judged(&nodes, &[PointRecord { next_ino: next - 1, ..whole }]), [false]);
     let right_but_for_the_border = root(a, b, (left.len(), right.len()));
     let wrong_count = root(a, b, (left.len(), right.len() + 1));

@@ -119,6 +119,43 @@ fn a_thousand_changes_in_a_million_files() {
     assert!(nodes > 5000, "{nodes}");
 }
 
+/// What must be read from the source waits in memory only where its name is not yet the one it has there.
+#[test]
+fn a_stream_without_content_of_many_files_is_read_as_it_goes() {
+    const FILES: u64 = 20_000;
+    let limit_bytes = 1 << 20;
+    let world = World { limit_bytes, ..World::new() };
+    let (old, new) = (|n: u64| format!("o{n}"), |n: u64| format!("d/f{n}"));
+    // One of a hundred has another name until the end, as btrfs names what it has no place for yet.
+    let is_late = |n: u64| n % 100 == 7;
+    let data = |n: u64| noise(n, 700 + (n % 50) as usize);
+    world.source.lock().unwrap().extend((0..FILES).map(|n| (new(n), data(n))));
+    let mut peak = 0;
+    let sealed = world
+        .run(&state_id(0), None, &mut |apply| {
+            let mut give = |op: Op| {
+                op.with(|change| apply.change(change))?;
+                peak = peak.max(apply.state.tree.charge_bytes);
+                Ok::<_, Error>(())
+            };
+            give(Op::Create("d".into(), FileKind::Dir, Some(900)))?;
+            for n in 0..FILES {
+                give(Op::Create(old(n), FileKind::File, Some(1000 + n)))?;
+                if !is_late(n) {
+                    give(Op::Rename(old(n), new(n)))?;
+                }
+                let path = if is_late(n) { old(n) } else { new(n) };
+                give(Op::Changed(path, 0, data(n).len() as u64))?;
+            }
+            (0..FILES).filter(|n| is_late(*n)).try_for_each(|n| give(Op::Rename(old(n), new(n))))
+        })
+        .unwrap();
+    let each = peak as u64 / FILES;
+    assert!(peak < 2 * limit_bytes, "{peak} bytes at most, {each} for each file: it grows with the files");
+    let seen = world.read_back(&sealed);
+    assert!((0..FILES).all(|n| seen[&new(n)].data == data(n)));
+}
+
 #[test]
 fn an_exbibyte_of_nothing_costs_nothing() {
     let world = World::new();

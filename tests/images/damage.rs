@@ -1,0 +1,237 @@
+//! A repository that has rotted below a disk: increments go on, lose nothing more, and say what is lost already; what the
+//! disk still has is read from it again.
+
+use crate::rig::{Random, Rig};
+use crate::tools::{TIME, cat, last_point, notes, our_list, write_sparse};
+use repo_format::PointRecord;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const DISK_BYTES: usize = 12 << 20;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// An `rbd export-diff`, version 1.
+fn diff(from: Option<&str>, to: &str, size: usize, writes: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut out = b"rbd diff v1\n".to_vec();
+    for (tag, name) in [(b'f', from), (b't', Some(to))] {
+        if let Some(name) = name {
+            out.push(tag);
+            out.extend((name.len() as u32).to_le_bytes());
+            out.extend(name.as_bytes());
+        }
+    }
+    out.push(b's');
+    out.extend((size as u64).to_le_bytes());
+    for (at, data) in writes {
+        out.push(b'w');
+        out.extend((*at as u64).to_le_bytes());
+        out.extend((data.len() as u64).to_le_bytes());
+        out.extend(*data);
+    }
+    out.push(b'e');
+    out
+}
+
+/// `relict ingest`: exit code, what it said, and the last point.
+fn ingest(rig: &Rig, args: &[&str]) -> (i32, String, PointRecord) {
+    let out = rig.command("relict", &[&["ingest"], args, &["--time", TIME]].concat()).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    (out.status.code().unwrap(), said, last_point(rig))
+}
+
+fn rbd(rig: &Rig, stream: &[u8]) -> (i32, String, PointRecord) {
+    let path = rig.path("stream");
+    std::fs::write(&path, stream).unwrap();
+    ingest(rig, &["rbd", text(&path), "--source", "n:sda"])
+}
+
+fn largest_package(rig: &Rig) -> PathBuf {
+    let mut found = Vec::new();
+    let mut dirs = vec![rig.path("repo/packages")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            match entry.path() {
+                path if path.is_dir() => dirs.push(path),
+                path => found.push(path),
+            }
+        }
+    }
+    found.into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap()
+}
+
+/// Flips a bit in the middle of what is stored.
+fn rot(rig: &Rig) {
+    let path = largest_package(rig);
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let middle = file.metadata().unwrap().len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle).unwrap();
+    file.write_all_at(&[byte[0] ^ 16], middle).unwrap();
+}
+
+/// The disk of a point as restore gives it: lost parts are zeros.
+fn restored(rig: &Rig, point: &PointRecord) -> Vec<u8> {
+    let target = rig.path("restored");
+    let _ = std::fs::remove_dir_all(&target);
+    let out = rig.command("relict", &["-q", "restore", &point.id.to_string(), "-t", text(&target)]).output().unwrap();
+    assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::read(target.join("sda.raw")).unwrap()
+}
+
+/// First byte that differs, and the one behind the last.
+fn difference(a: &[u8], b: &[u8]) -> (usize, usize) {
+    assert_eq!(a.len(), b.len());
+    let differ = |at: &usize| a[*at] != b[*at];
+    ((0..a.len()).find(differ).unwrap(), (0..a.len()).rfind(differ).unwrap() + 1)
+}
+
+/// A disk of noise in a repository of its own, which then rots; the range that is lost.
+fn rotten(seed: u64) -> (Rig, Vec<u8>, (usize, usize)) {
+    let (rig, disk) = (Rig::new(), Random::of(seed).bytes(DISK_BYTES));
+    let (code, said, point) = rbd(&rig, &diff(None, "a", DISK_BYTES, &[(0, &disk)]));
+    assert_eq!(code, 0, "{said}");
+    rot(&rig);
+    let lost = difference(&restored(&rig, &point), &disk);
+    assert!(lost.1 - lost.0 < DISK_BYTES / 2, "{lost:?}");
+    (rig, disk, lost)
+}
+
+/// `check` names the last point's disk.
+fn is_named_by_check(rig: &Rig) {
+    let out = rig.command("relict-maint", &["check", "--read-data", "--json"]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let newest = last_point(rig).id.to_string();
+    let affected = said.contains("sda.raw") && said.contains(newest.get(..8).unwrap());
+    assert!(out.status.code() == Some(1) && affected, "{newest}: {said}");
+}
+
+#[test]
+fn a_change_beside_damage_is_taken_and_the_damage_stays_and_is_named() {
+    for behind in [false, true] {
+        let (rig, mut disk, lost) = rotten(1);
+        let new = Random::of(2).bytes(3000);
+        let at = if behind { lost.1 + 1 } else { lost.0 - 3001 };
+        disk[at..at + 3000].copy_from_slice(&new);
+        let (code, said, point) = rbd(&rig, &diff(Some("a"), "b", DISK_BYTES, &[(at, &new)]));
+        assert_eq!(code, 3, "{said}");
+        for what in [&said, &notes(&point)] {
+            let short = what.contains("sda.raw") && what.contains("were damaged in the repository already");
+            assert!(short && what.contains("chunk "), "{what}");
+        }
+        assert!(said.contains("relict-maint repair --from"), "{said}");
+        let now = restored(&rig, &point);
+        assert_eq!(difference(&now, &disk), lost, "no more is lost, and nothing else");
+        is_named_by_check(&rig);
+        // And again, on top of that.
+        let at = if behind { lost.1 + 9000 } else { lost.0 - 9000 };
+        disk[at..at + 3000].copy_from_slice(&new);
+        let (code, said, point) = rbd(&rig, &diff(Some("b"), "c", DISK_BYTES, &[(at, &new)]));
+        assert!(matches!(code, 0 | 3), "{said}");
+        assert_eq!(difference(&restored(&rig, &point), &disk), lost);
+    }
+}
+
+#[test]
+fn what_covers_damage_heals_it() {
+    let (rig, mut disk, lost) = rotten(3);
+    let (start, end) = (lost.0 - 5000, lost.1 + 5000);
+    let new = Random::of(4).bytes(end - start);
+    disk[start..end].copy_from_slice(&new);
+    let (code, said, point) = rbd(&rig, &diff(Some("a"), "b", DISK_BYTES, &[(start, &new)]));
+    assert_eq!((code, notes(&point).as_str()), (0, ""), "{said}");
+    assert!(cat(&rig, &point, "sda.raw") == disk);
+}
+
+#[test]
+fn what_covers_a_part_of_damage_heals_that_part() {
+    let (rig, mut disk, lost) = rotten(5);
+    let (start, end) = (lost.0 + 1000, lost.1 - 700);
+    let new = Random::of(6).bytes(end - start);
+    disk[start..end].copy_from_slice(&new);
+    let (code, said, point) = rbd(&rig, &diff(Some("a"), "b", DISK_BYTES, &[(start, &new)]));
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("1700 bytes in 2 places"), "{said}");
+    let now = restored(&rig, &point);
+    let wrong: Vec<usize> = (0..disk.len()).filter(|at| now[*at] != disk[*at]).collect();
+    assert!(wrong.len() <= 1700 && wrong.iter().all(|at| (lost.0..start).contains(at) || (end..lost.1).contains(at)));
+    is_named_by_check(&rig);
+    // The whole state heals the rest, here and in the points before.
+    let (code, said, _) = rbd(&rig, &diff(None, "whole", DISK_BYTES, &[(0, &Random::of(5).bytes(DISK_BYTES))]));
+    assert_eq!(code, 0, "{said}");
+    assert!(cat(&rig, &point, "sda.raw") == disk);
+}
+
+#[test]
+fn a_lost_package_costs_what_was_in_it() {
+    let (rig, disk, _) = rotten(7);
+    std::fs::remove_file(largest_package(&rig)).unwrap();
+    let new = Random::of(8).bytes(300_000);
+    let (code, said, point) = rbd(&rig, &diff(Some("a"), "b", DISK_BYTES, &[(5_000_000, &new)]));
+    assert_eq!(code, 3, "{said}");
+    let now = restored(&rig, &point);
+    assert!(now[5_000_000..5_300_000] == new);
+    // What is not new is what it was, or lost.
+    assert!((0..disk.len()).all(|at| (5_000_000..5_300_000).contains(&at) || now[at] == disk[at] || now[at] == 0));
+}
+
+#[test]
+fn what_the_disk_still_has_is_read_again() {
+    let (rig, mut disk, lost) = rotten(9);
+    let at = lost.0 - 3001;
+    disk[at..at + 3000].copy_from_slice(&Random::of(10).bytes(3000));
+    let (image, list) = (rig.path("now.raw"), rig.path("list"));
+    write_sparse(&image, &disk);
+    std::fs::write(&list, our_list("a", DISK_BYTES, &[(at as u64, 3000)])).unwrap();
+    let (code, said, point) = ingest(&rig, &["image", text(&image), "--source", "n:sda", "--extents", text(&list)]);
+    assert_eq!(code, 0, "{said}");
+    let noted = notes(&point);
+    assert!(noted.contains("by differences") && noted.contains("were read again from the source"), "{noted}");
+    let now = restored(&rig, &point);
+    let left = if now == disk { (lost.1, lost.1) } else { difference(&now, &disk) };
+    assert!(left.0 > lost.0, "nothing healed: {left:?} of {lost:?}");
+    // Reading all of it heals what is left, and is the same tree: the law.
+    let (code, said, whole) = ingest(&rig, &["image", text(&image), "--source", "n:sda"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(cat(&rig, &point, "sda.raw") == disk && whole.root == point.root);
+}
+
+#[test]
+fn a_disk_whose_tree_is_damaged_is_read_completely() {
+    let (rig, disk) = (Rig::new(), Random::of(11).bytes(4 << 20));
+    let image = rig.path("now.raw");
+    write_sparse(&image, &disk);
+    ingest(&rig, &["image", text(&image), "--source", "n:sda", "--state", "a"]);
+    // All packages but that of the content: of the tree nothing is left but what the index says.
+    let content = largest_package(&rig);
+    let list = rig.path("list");
+    std::fs::write(&list, our_list("a", disk.len(), &[(0, 4096)])).unwrap();
+    let mut hit = 0;
+    for entry in walk(&rig.path("repo/packages")).into_iter().filter(|path| *path != content) {
+        let good = std::fs::read(&entry).unwrap();
+        for at in (good.len() / 4..good.len()).step_by(good.len() / 6) {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&entry, &bad).unwrap();
+            let (code, said, point) =
+                ingest(&rig, &["image", text(&image), "--source", "n:sda", "--extents", text(&list)]);
+            if code == 0 {
+                assert!(cat(&rig, &point, "sda.raw") == disk, "{said}");
+                hit += usize::from(notes(&point).contains("damaged"));
+            }
+            assert!(matches!(code, 0 | 1), "{said}");
+            std::fs::write(&entry, &good).unwrap();
+        }
+    }
+    assert!(hit > 0, "no flip met the tree");
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() { out.extend(walk(&entry)) } else { out.push(entry) }
+    }
+    out
+}
