@@ -419,6 +419,43 @@ fn limits_of_time_and_bytes_leave_the_rest_for_another_time() {
     restored_is(&rig, "latest", &manifest(&rig.source()), "out");
 }
 
+/// The package with most bytes: that of the content.
+fn largest_package(rig: &Rig) -> std::path::PathBuf {
+    let dirs = fs::read_dir(rig.path("repo/packages")).unwrap().map(|dir| dir.unwrap().path());
+    let files = dirs.flat_map(|dir| fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()));
+    files.max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap()
+}
+
+#[test]
+fn the_next_backup_brings_back_what_older_points_lost() {
+    for flip in [false, true] {
+        let rig = Rig::new();
+        let mut random = Random::from_env();
+        for n in 0..3 {
+            fs::write(rig.source().join(format!("f{n}")), random.bytes(2_000_000)).unwrap();
+        }
+        rig.backup();
+        let (point, want) = (listed(&rig)[0].clone(), manifest(&rig.source()));
+        let package = largest_package(&rig);
+        if flip {
+            let mut bytes = fs::read(&package).unwrap();
+            bytes[1_000_000] ^= 1;
+            fs::write(&package, bytes).unwrap();
+        } else {
+            fs::remove_file(&package).unwrap();
+        }
+        // Which files feel it, and a note about it for the backup.
+        let check = maint(&rig, &["check", "--read-data"]);
+        assert!(check.status.code() == Some(1) && words(&check).contains("/f"), "{}", words(&check));
+        // Nothing changed at the source, and what is lost is read all the same.
+        rig.backup();
+        restored_is(&rig, &point, &want, "out");
+        rig.maint(&["repair", "--yes"]);
+        rig.maint(&["check", "--read-data"]);
+        restored_is(&rig, &point, &want, "again");
+    }
+}
+
 #[test]
 fn compact_leaves_forgotten_points_whole() {
     let rig = Rig::new();
