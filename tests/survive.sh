@@ -2,9 +2,10 @@
 # Every fault of tests/survive, and the table: how often each was caused, and what must be zero. `make test` runs a sample.
 # Arguments are names of tests (kill, errors, power, full, flips, rot, memory, matrix); none means all.
 #   RELICT_SEED              repeats a run
+#   RELICT_BIN               directory with copies of the programs, so that the run is not disturbed by who builds
 #   RELICT_SURVIVE_BUDGET    seconds that a row may take at most; a row has the number of what was really run
 #   RELICT_SURVIVE_ROUNDS    scenes of each operation that are killed at every step (4)
-#   RELICT_SURVIVE_REPLAYS   lost powers of each operation (1000)
+#   RELICT_SURVIVE_REPLAYS   lost powers of each operation (1000); disks that come out equal are judged once
 #   RELICT_SURVIVE_DISKS     full disks of each operation (100)
 #   RELICT_SURVIVE_FLIPS     bits flipped under whole programs, beside the other damage (5000)
 #   RELICT_SURVIVE_CHUNKS    chunks of the repository that 512 MiB of memory must be enough for (10000000)

@@ -5,6 +5,7 @@ use crate::rig::Random;
 use crate::run::{Run, Say, Verdict};
 use crate::scene::Scene;
 use crate::table;
+use std::collections::HashMap;
 
 /// Failures of one operation in `make test`.
 const SOME: usize = 8;
@@ -30,6 +31,20 @@ fn failures(steps: &[(String, String)]) -> Vec<Failure> {
     all
 }
 
+/// In an order in which each step fails in one way before any fails in another: a run that is cut short has seen all steps.
+fn every_step_first(jobs: Vec<Failure>) -> Vec<Failure> {
+    let mut seen: HashMap<usize, usize> = HashMap::new();
+    let mut rounds = Vec::new();
+    for job in jobs {
+        let round = seen.entry(job.step).or_default();
+        rounds.push((*round, job));
+        *round += 1;
+    }
+    // Stable: in each round the steps stay in any order.
+    rounds.sort_by_key(|(round, _)| *round);
+    rounds.into_iter().map(|(_, job)| job).collect()
+}
+
 /// Whether a promise of durability hangs on the last of these steps: then it must not be told to have been kept. It does
 /// when the step syncs a package or the database's log, and that file has bytes which no sync has made durable. (To drop
 /// a package's pages, clean ones are needed, and a check asks for that; whether it is done, nothing hangs on.)
@@ -43,7 +58,7 @@ fn is_a_promise(steps: &[(String, String)]) -> bool {
 fn fails(operation: Operation) {
     let mut random = Random::from_env();
     let scene = Scene::new(operation, &mut random);
-    let jobs = table::sample(failures(&Run::new(&scene).count()), SOME, &mut random);
+    let jobs = every_step_first(table::sample(failures(&Run::new(&scene).count()), SOME, &mut random));
     table::row(&format!("I/O fails: {}", operation.name), &jobs, |failure, say| one(&scene, failure, say));
 }
 

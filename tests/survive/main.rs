@@ -16,6 +16,7 @@ mod full;
 mod golden;
 mod inputs;
 mod kill;
+mod look;
 mod matrix;
 mod memory;
 mod operations;

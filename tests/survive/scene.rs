@@ -210,8 +210,12 @@ fn damage(repo: &Path) {
 
 /// A directory in memory, where a sync costs nothing: what matters here is that it was asked for.
 pub fn place() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+    tempfile::tempdir_in(memory()).unwrap()
+}
+
+fn memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
 }
 
 /// The ids of all restore points, or what went wrong.
@@ -243,8 +247,10 @@ pub fn program(name: &str, repo: &Path, password: &str) -> Command {
     command
 }
 
+/// `RELICT_BIN`: a directory with copies of the programs, so that a long run is not disturbed by who builds.
 fn binary(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_relict")).with_file_name(name);
+    let built = || Path::new(env!("CARGO_BIN_EXE_relict")).with_file_name(name);
+    let path = std::env::var_os("RELICT_BIN").map_or_else(built, |dir| Path::new(&dir).join(name));
     assert!(path.exists(), "{} is missing: cargo build --release --workspace makes it", path.display());
     path
 }
@@ -252,6 +258,8 @@ fn binary(name: &str) -> PathBuf {
 fn environment(command: &mut Command, repo: &Path, password: &str) {
     command.env("RELICT_REPOSITORY", repo).env("RELICT_PASSWORD", password).env("RELICT_NEW_PASSWORD", NEW_PASSWORD);
     command.env("XDG_STATE_HOME", repo.with_file_name("state")).stdin(Stdio::null());
+    // Readers have a directory of their own.
+    command.env("TMPDIR", memory());
 }
 
 pub fn said(command: &mut Command) {
