@@ -10,7 +10,7 @@ use super::points::Points;
 use super::prune::{PruneOptions, plan};
 use super::tree::range;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Location, PACKAGE_BYTES, PackageInfo, Repository, Writer, announce, scan_package};
+use crate::store::{Location, PACKAGE_BYTES, PACKAGE_CHUNKS, PackageInfo, Repository, Writer, announce, scan_package};
 use repo_format::{ChunkId, Extent, Key, PackageKind, PointRecord, SegmentKind};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,12 +104,12 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
             continue;
         }
         let occupied = repository.packages().occupied(&info.id)?;
-        let is_small = (info.bytes as f64) < PACKAGE_BYTES as f64 * SMALL_SHARE;
+        let indexed = dead.indexed.get(&info.number).copied().unwrap_or(0);
+        let is_small = is_small(info.bytes, indexed);
         let has_holes = (occupied as f64) < info.bytes as f64 * 0.95;
         if gone.is_empty() && !is_small && !has_holes {
             continue;
         }
-        let indexed = dead.indexed.get(&info.number).copied().unwrap_or(0);
         let rewrite = measure(repository, info, occupied, &gone, indexed)?;
         if (rewrite.dead.iter().map(|word| word.count_ones() as usize).sum::<usize>()) < gone.len() {
             // The index names chunks here that are not here: that is for check and repair.
@@ -130,6 +130,12 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
         bytes <= options.max_bytes
     });
     Ok(out)
+}
+
+/// Neither in bytes nor in chunks a quarter of what a package is sealed at.
+fn is_small(bytes: u64, chunks: u64) -> bool {
+    let below = |count: u64, full: u64| (count as f64) < full as f64 * SMALL_SHARE;
+    below(bytes, PACKAGE_BYTES) && below(chunks, PACKAGE_CHUNKS as u64)
 }
 
 fn measure(
@@ -401,4 +407,17 @@ fn free<'a>(writer: &Writer, packages: impl Iterator<Item = (PackageInfo, &'a [C
     }
     writer.settle()?;
     Ok(freed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_of_many_small_chunks_is_not_small() {
+        assert!(is_small(1 << 20, 100));
+        assert!(!is_small(PACKAGE_BYTES, 100));
+        // It was sealed for its chunks, and so would be the one that it is rewritten to.
+        assert!(!is_small(1 << 20, PACKAGE_CHUNKS as u64));
+    }
 }

@@ -53,4 +53,4 @@ pub use scan::{FoundSegment, ScannedPackage, read_segment, scan_package};
 pub use segment::{Compression, Segment};
 pub use slots::{Imported, Keyring, SlotFile, Unlocked, list_slots};
 pub use states::States;
-pub use writer::{NodePacker, PACKAGE_BYTES, Writer, WriterStats};
+pub use writer::{NodePacker, PACKAGE_BYTES, PACKAGE_CHUNKS, Writer, WriterStats};

@@ -289,6 +289,21 @@ fn init_goes_on_where_one_was_killed_and_nowhere_else() {
     assert_eq!(create(dir.path(), &mut unlock, &cheap()).err().unwrap().kind(), ErrorKind::Locked);
 }
 
+#[test]
+fn a_package_is_sealed_at_so_many_chunks() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    for segment in 0..=(PACKAGE_CHUNKS as u32 / 4096) {
+        let contents: Vec<[u8; 4]> = (0..4096).map(|n| (segment * 4096 + n).to_le_bytes()).collect();
+        let chunks: Vec<_> = contents.iter().map(|bytes| (w.chunk_id(bytes), 4)).collect();
+        let ids: Vec<_> = chunks.iter().map(|(id, _)| *id).collect();
+        assert!(w.claim(&ids).unwrap().into_iter().all(|new| new));
+        w.store_segment(SegmentKind::Data, &chunks, &contents.concat()).unwrap();
+    }
+    w.checkpoint().unwrap();
+    assert_eq!(w.stats().data_packages, 2);
+}
+
 /// Two at once: both saw an empty directory, and the slower one comes when the other is done.
 #[test]
 fn an_init_that_comes_late_leaves_the_repository_alone() {

@@ -26,6 +26,8 @@ use std::thread::JoinHandle;
 
 /// A package is sealed once it has this many bytes.
 pub const PACKAGE_BYTES: u64 = 64 << 20;
+/// Or from so many chunks on: their places are in memory until it is sealed. As many as 8 GiB of chunks of usual length.
+pub const PACKAGE_CHUNKS: usize = 1 << 17;
 /// Tree nodes are collected up to this many bytes before they become a segment.
 const NODE_SEGMENT_BYTES: usize = 256 << 10;
 /// Full packages that may wait for the disk; a writer faster than the disk waits here.
@@ -482,7 +484,8 @@ impl Shared {
             Listed::Point(point) => open.points.extend(record.map(|record| (point, record))),
             Listed::State(state) => open.states.push(state),
         }
-        Ok(if open.offset >= PACKAGE_BYTES { slot.take() } else { None })
+        let full = open.offset >= PACKAGE_BYTES || open.unindexed.len() >= PACKAGE_CHUNKS;
+        Ok(if full { slot.take() } else { None })
     }
 
     fn begin(&self, kind: PackageKind) -> Result<OpenPackage> {
