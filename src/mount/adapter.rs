@@ -113,9 +113,7 @@ impl Adapter {
             Ok(answer) => tell(answer, reply),
             Err(error) => reply.refuse(errno(&error)),
         };
-        // What is computed may need any number of nodes, and others may be at it.
-        let at_hand = if ino.is_computed() { None } else { without_waiting(|| ask(&self.view)) };
-        match at_hand {
+        match without_waiting(|| ask(&self.view)) {
             Some(answer) => tell(answer, reply),
             None => self.metadata.ask(ino, reply, ask, tell),
         }
@@ -123,8 +121,7 @@ impl Adapter {
 
     /// As [`Adapter::answer`], for listings: what is in memory of one is told without the rest.
     fn list<R: Listing>(&self, ino: Ino, offset: u64, mut reply: R) {
-        let listed = if ino.is_computed() { None } else { list_at_hand(&self.view, ino, offset, &mut reply) };
-        match listed {
+        match list_at_hand(&self.view, ino, offset, &mut reply) {
             Some(Ok(())) => reply.done(),
             Some(Err(error)) => reply.refuse(errno(&error)),
             None => self.metadata.ask(
@@ -401,7 +398,12 @@ impl Filesystem for Adapter {
             return reply.error(Errno::ENOSYS);
         }
         let ino = ino_of(ino);
-        self.answer(ino, reply, move |view| view.xattr_names(ino), move |names, reply| reply_sized(&names, size, reply));
+        self.answer(
+            ino,
+            reply,
+            move |view| view.xattr_names(ino),
+            move |names, reply| reply_sized(&names, size, reply),
+        );
     }
 
     fn lseek(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -410,10 +412,15 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let ino = ino_of(ino);
-        self.answer(ino, reply, move |view| view.seek(ino, from, what), |found, reply: ReplyLseek| match found {
-            Some(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-            None => reply.error(Errno::ENXIO),
-        });
+        self.answer(
+            ino,
+            reply,
+            move |view| view.seek(ino, from, what),
+            |found, reply: ReplyLseek| match found {
+                Some(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+                None => reply.error(Errno::ENXIO),
+            },
+        );
     }
 
     fn ioctl(

@@ -346,11 +346,44 @@ fn metadata_on_a_slow_store_stops_only_who_waits_for_it() {
 }
 
 #[test]
+fn who_waits_for_the_extents_of_a_file_stops_no_other_file() {
+    let backing = published(|tree, backing| {
+        let id = backing.put_chunk(&[7; 4096]);
+        let extents: Vec<_> = (0..30_000).map(|n| (n * 8192, id, 0, 4096)).collect();
+        tree.extents("long", 30_000 * 8192, &extents);
+    });
+    let mut tree = TreeBuilder::new();
+    tree.file(&backing, "quick", b"at once");
+    tree.publish(&backing, &point(2, 1, "h", "s", &[])).unwrap();
+    let mount = Mount::new(&backing);
+    let page = |path: &Path, at| fs::File::open(path).and_then(|file| file.read_exact_at(&mut [0; 4096], at));
+    // What was read of it is remembered, and all that read it share that.
+    page(&mount.point("long"), 0).unwrap();
+    backing.hold_chunk(&Backing::points(&*backing).unwrap()[0].root);
+    let waiting: Vec<_> = (1..24_u64)
+        .map(|n| {
+            let long = mount.point("long");
+            std::thread::spawn(move || page(&long, n * 10_000_000 / 8192 * 8192).is_ok())
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    assert_eq!(fs::read(mount.path("snapshots/latest/quick")).unwrap(), b"at once");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(waiting.iter().all(|thread| !thread.is_finished()), "nobody may have content that was not read");
+    backing.release_chunks();
+    assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
+}
+
+#[test]
 fn no_look_up_waits_for_ever() {
     let backing = a_stuck_tree();
     let mount = Mount::with(&backing, |options| options.wait_limit = Duration::from_millis(800));
     let stuck = mount.point("");
-    for look in [|at: &Path| fs::metadata(at.join("file 3")).map(drop), |at: &Path| fs::read_dir(at)?.try_for_each(|e| e.map(drop))] {
+    for look in [
+        |at: &Path| fs::metadata(at.join("file 3")).map(drop),
+        |at: &Path| fs::read_dir(at)?.try_for_each(|e| e.map(drop)),
+    ] {
         let start = Instant::now();
         assert_eq!(look(&stuck).unwrap_err().raw_os_error(), Some(libc::EIO));
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());

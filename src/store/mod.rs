@@ -43,7 +43,7 @@ pub use keys::{DEFAULT_KDF, Keys, make_slot, open_slot, random as random_bytes, 
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use package_store::PackageStore;
-pub use patience::{may_wait, without_waiting, would_have_waited};
+pub use patience::{get_or_load, may_wait, without_waiting, would_have_waited};
 pub use pins::{Pin, PinHolder, pin_holders};
 pub use rebuild::{Rebuilt, rebuild};
 pub use repair::{drop_point, quarantine};

@@ -4,8 +4,11 @@
 //! medium stops only who needs it. What is in memory is not known before it was looked for: so a question is asked
 //! once where nobody may wait, and asked again elsewhere when it would have had to.
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use std::cell::Cell;
+use std::hash::Hash;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -34,12 +37,29 @@ pub fn would_have_waited() -> bool {
 ///
 /// # Errors
 /// `Interrupted`, when this thread must not.
-pub fn may_wait() -> Result<(), Error> {
+pub fn may_wait() -> Result<()> {
     if STATE.get() == State::MayWait {
         return Ok(());
     }
     STATE.set(State::WouldHave);
     Err(Error::new(ErrorKind::Interrupted, "this has to wait for the medium"))
+}
+
+/// What a cache has, or what `load` gives, which others who ask for it meanwhile wait for.
+///
+/// # Errors
+/// `Interrupted`, when it is not in the cache and this thread must not wait, be it for another one that loads it. Those of `load`.
+pub fn get_or_load<K, V, W>(cache: &Cache<K, V, W>, key: &K, load: impl FnOnce() -> Result<V>) -> Result<V>
+where
+    K: Hash + Eq + Clone,
+    V: Clone,
+    W: Weighter<K, V> + Clone,
+{
+    if let Some(value) = cache.get(key) {
+        return Ok(value);
+    }
+    may_wait()?;
+    cache.get_or_insert_with(key, load)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::index::{Index, Location, PackageInfo};
 use super::keys::{self, Keys, PackageKey};
 use super::package_store::PackageStore;
-use super::patience::may_wait;
+use super::patience::get_or_load;
 use super::scan::read_segment_with;
 use super::segment::Segment;
 use super::{FileStore, RocksStore};
@@ -371,12 +371,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::chunk`], and when the chunk is not a node.
     pub fn node(&self, id: &ChunkId) -> Result<NodeRef> {
-        if let Some(node) = self.nodes.get(id) {
-            return Ok(node);
-        }
-        // Also when another thread reads it already: that one may be stuck.
-        may_wait()?;
-        self.nodes.get_or_insert_with(id, || {
+        get_or_load(&self.nodes, id, || {
             let bytes: Box<[u8]> = (*self.chunk(id)?).into();
             let node = Node::decode(bytes).map_err(|e| lost(id, "it is not a tree node").because(e))?;
             Ok(Arc::new(node))
@@ -422,9 +417,9 @@ pub fn read_header(path: &Path) -> Result<RepoHeader> {
             ErrorKind::NewerFormat => {
                 error.advise("this repository was made by a newer relict: nothing was changed; use that version")
             }
-            _ => {
-                error.advise("the header is damaged, the data is not affected by that; 'relict-maint repair' makes a new one")
-            }
+            _ => error.advise(
+                "the header is damaged, the data is not affected by that; 'relict-maint repair' makes a new one",
+            ),
         }
     })
 }

@@ -11,8 +11,8 @@ use super::inode::Ino;
 use super::layout::{HEALTH, Layout, METRICS};
 use super::ranked::Ranked;
 use super::{Place, View, errno};
-use crate::store::without_waiting;
 use crate::catalog::tree::{self, Range};
+use crate::store::without_waiting;
 use crate::{Error, Result};
 use repo_format::{Dirent, FileKind, Key, KeyKind};
 

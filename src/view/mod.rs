@@ -32,9 +32,9 @@ mod only;
 mod ranked;
 mod read;
 mod status;
-mod uses;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 pub use attr::Attr;
 pub use backing::{Backing, ChunkRef, StoreFigures};
@@ -46,6 +46,7 @@ pub use only::Only;
 pub use read::{Piece, Read, ReadPlan, Seek};
 pub use status::Figure;
 
+use crate::store::may_wait;
 use crate::{Error, ErrorKind, Result};
 use computed::{Computed, is_gmt};
 use damage::DamageLog;
@@ -271,6 +272,8 @@ impl View {
         if let Err(error) = &result
             && matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Io)
             && error.errno().is_none_or(|n| n == libc::EIO)
+            // It is told with its path, which has to be looked for.
+            && may_wait().is_ok()
         {
             self.damage.note(self, ino, offset, error);
         }

@@ -8,9 +8,10 @@ use super::backing::ChunkRef;
 use super::inode::Ino;
 use super::{Place, View, errno, missing_inode};
 use crate::catalog::tree;
+use crate::store::may_wait;
 use crate::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, Extent, FileKind, Inode, Key, KeyKind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// How far ahead of a file that is read in order chunks are announced.
@@ -179,7 +180,7 @@ impl View {
         }
         let known = self.readings.get(&ino);
         let reading = known.unwrap_or_default();
-        let mut window = reading.lock();
+        let mut window = reading.lock()?;
         let end = offset.saturating_add(len);
         if !window.covers(offset, end) {
             let place = self.place(ino)?;
@@ -395,8 +396,17 @@ impl View {
 }
 
 impl Reading {
-    fn lock(&self) -> MutexGuard<'_, Window> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// # Errors
+    /// `Interrupted`, when this thread must not wait: who has it may be waiting for the medium.
+    fn lock(&self) -> Result<MutexGuard<'_, Window>> {
+        match self.0.try_lock() {
+            Ok(window) => Ok(window),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                may_wait()?;
+                Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
     }
 }
 

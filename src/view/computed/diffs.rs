@@ -6,6 +6,7 @@
 use super::{Entry, Listing, Node, Pair, View, clock, join};
 use crate::catalog::history::{Comparison, Difference, Row, Side, paths};
 use crate::catalog::points::{Filter, Points};
+use crate::store::get_or_load;
 use crate::view::inode::Ino;
 use crate::view::layout::Layout;
 use crate::{ErrorKind, Result};
@@ -33,7 +34,7 @@ impl View {
     fn comparison(&self, pair: &Pair) -> Result<Arc<Comparison>> {
         let (old, new) = (pair.old.root, pair.new.root);
         let compute = || Comparison::new(self.nodes(), old, new).map(Arc::new);
-        self.computed.comparisons.get_or_insert_with(&(old, new), compute)
+        get_or_load(&self.computed.comparisons, &(old, new), compute)
     }
 
     pub(super) fn differing_listing(

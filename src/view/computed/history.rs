@@ -4,6 +4,7 @@
 use super::{Entry, Ghost, Listing, Node, Past, Source, View, join};
 use crate::Result;
 use crate::catalog::history::{Gone, GoneIndex, Span, child_spans, ever_names, root_span, versions};
+use crate::store::get_or_load;
 use crate::view::inode::Ino;
 use repo_format::{Dirent, FileKind};
 use std::sync::Arc;
@@ -42,8 +43,7 @@ impl View {
 
     fn gone_index(&self, source: &Arc<Source>) -> Result<Arc<GoneIndex>> {
         let key = (ghost_node(source, Ghost::Deleted, b"").ino(), source.generation);
-        // Whoever asks for it meanwhile waits and has it too.
-        self.computed.gone.get_or_insert_with(&key, || GoneIndex::new(self.nodes(), &source.points).map(Arc::new))
+        get_or_load(&self.computed.gone, &key, || GoneIndex::new(self.nodes(), &source.points).map(Arc::new))
     }
 
     pub(super) fn ghost_entry(
