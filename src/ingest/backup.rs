@@ -10,7 +10,9 @@ use super::walker::Rules;
 use crate::catalog::tree::{self, ReadNodes, WriteNodes};
 use crate::store::{NodePacker, Writer, WriterStats};
 use crate::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, Counts, Key, NO_ACLS_TAG, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time};
+use repo_format::{
+    ChunkId, Counts, Key, NO_ACLS_TAG, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time,
+};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

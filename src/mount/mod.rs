@@ -26,8 +26,8 @@ mod adapter;
 mod ahead;
 mod errno;
 mod fetch;
-mod listing;
 mod figures;
+mod listing;
 mod neighbours;
 mod session;
 #[cfg(test)]

@@ -131,9 +131,7 @@ fn refuse_occupied(path: &Path) -> Result<()> {
             None => Ok(()),
             // A new ext4 file system has this one, and is still empty.
             Some(Ok(e)) if e.file_name() == "lost+found" && entries.next().is_none() => Ok(()),
-            Some(_) => {
-                Err(occupied(path, "is not empty", "name an empty directory, or one that does not exist yet"))
-            }
+            Some(_) => Err(occupied(path, "is not empty", "name an empty directory, or one that does not exist yet")),
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io(format!("a repository cannot be made at {}", path.display()), e)),

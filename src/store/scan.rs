@@ -5,9 +5,9 @@ use super::package_store::PackageStore;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 use repo_format::{
-    FOOTER_ENTRY_BYTES, FOOTER_TRAILER_BYTES, FooterEntry, MAX_PACKAGE_BYTES, MAX_SEGMENT_CHUNKS, MAX_SEGMENT_RAW_BYTES,
-    PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId, SEGMENT_HEADER_BYTES, SegmentHeader,
-    TABLE_ENTRY_BYTES,
+    FOOTER_ENTRY_BYTES, FOOTER_TRAILER_BYTES, FooterEntry, MAX_PACKAGE_BYTES, MAX_SEGMENT_CHUNKS,
+    MAX_SEGMENT_RAW_BYTES, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, RepoId, SEGMENT_HEADER_BYTES,
+    SegmentHeader, TABLE_ENTRY_BYTES,
 };
 use std::cell::RefCell;
 

@@ -123,7 +123,10 @@ impl Backing for Repository {
 
     fn stats(&self) -> StoreFigures {
         let packages = self.index().packages().unwrap_or_default();
-        StoreFigures { stored_bytes: packages.iter().map(|package| package.bytes).fold(0, u64::saturating_add), raw_bytes: 0 }
+        StoreFigures {
+            stored_bytes: packages.iter().map(|package| package.bytes).fold(0, u64::saturating_add),
+            raw_bytes: 0,
+        }
     }
 
     fn prefetch(&self, ids: &[ChunkId]) {

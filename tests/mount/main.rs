@@ -108,11 +108,15 @@ fn nobody_asks_every_file_for_an_acl_where_there_are_none() {
     shell(&source, "mkdir d; touch d/{000..499}");
     rig.backup();
     rig.mount();
-    let asked = || shell(&rig.path("mnt"), "sed -n 's/.*request=\"getxattr\"} //p' .relict/metrics").trim().parse::<u64>().unwrap();
+    let asked = || {
+        shell(&rig.path("mnt"), "sed -n 's/.*request=\"getxattr\"} //p' .relict/metrics").trim().parse::<u64>().unwrap()
+    };
     let d = rig.mounted("latest").join("d");
     shell(&d, "ls -l");
     assert!(asked() < 10, "{}", asked());
-    let acls_of = |name: &str| shell(&rig.mounted("latest").join("d"), &format!("getfattr -n system.posix_acl_access {name} 2>&1 || true"));
+    let acls_of = |name: &str| {
+        shell(&rig.mounted("latest").join("d"), &format!("getfattr -n system.posix_acl_access {name} 2>&1 || true"))
+    };
     assert!(acls_of("001").contains("Operation not supported"), "{}", acls_of("001"));
     assert_eq!(shell(&d, "getfacl -c 001").trim(), shell(&source.join("d"), "getfacl -c 001").trim());
     // One ACL in one point, and every file may have one; also when it is gone again.
@@ -120,7 +124,10 @@ fn nobody_asks_every_file_for_an_acl_where_there_are_none() {
         shell(&source, change);
         let points = rig.relict(&["snapshots", "--json"]).lines().count();
         rig.backup();
-        shell(&rig.path("mnt"), &format!("until [ $(ls snapshots | grep -vc latest) -gt {points} ]; do sleep 0.1; done"));
+        shell(
+            &rig.path("mnt"),
+            &format!("until [ $(ls snapshots | grep -vc latest) -gt {points} ]; do sleep 0.1; done"),
+        );
         assert!(acls_of("001").contains("No such attribute"), "{}", acls_of("001"));
     }
     let second = shell(&rig.path("mnt/snapshots"), "ls | sed -n 2p");

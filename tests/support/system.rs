@@ -39,7 +39,10 @@ fn needs_root() {
 fn restored(b: &Bench, target: &str) {
     let ran = b.run(&["restore", &format!("latest:{}", b.source("")), "-t", target]);
     // Records of older restore points may be lost, which is told to whoever asks for the latest.
-    let other = ran.err.lines().find(|line| !line.contains("record cannot be read") && !line.contains("there and cannot be read"));
+    let other = ran
+        .err
+        .lines()
+        .find(|line| !line.contains("record cannot be read") && !line.contains("there and cannot be read"));
     assert_eq!((ran.code, other), (0, None), "{}", ran.out);
     let same =
         Command::new("diff").args(["-r", "--no-dereference", "source", target]).current_dir(b.place.path()).status();

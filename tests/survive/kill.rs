@@ -143,7 +143,8 @@ fn a_killed_init_is_done_again() {
         let place = place();
         for step in 1.. {
             let repo = place.path().join(format!("repo{step}"));
-            let init = || program("relict", &repo, PASSWORD).args(["--quiet", "init", "--store", store]).output().unwrap();
+            let init =
+                || program("relict", &repo, PASSWORD).args(["--quiet", "init", "--store", store]).output().unwrap();
             let mut killed = bare("relict", &repo, PASSWORD);
             killed.args(["--quiet", "init", "--store", store]).env("LD_PRELOAD", shim::library());
             let killed = killed.env("FAULTS_ROOT", &repo).env("FAULTS_KILL", step.to_string()).output().unwrap();
@@ -152,7 +153,11 @@ fn a_killed_init_is_done_again() {
                 break;
             }
             let again = init();
-            assert!(again.status.success() || words(&again).contains("is a repository already"), "{step}: {}", words(&again));
+            assert!(
+                again.status.success() || words(&again).contains("is a repository already"),
+                "{step}: {}",
+                words(&again)
+            );
             let check = program("relict-maint", &repo, PASSWORD).arg("check").output().unwrap();
             assert!(check.status.success(), "{step}: {}", words(&check));
             std::fs::remove_dir_all(&repo).unwrap();

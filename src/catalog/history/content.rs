@@ -47,7 +47,13 @@ impl Content {
     }
 
     /// The same inode's content in tree `new`, from what it is in tree `old`.
-    pub(in crate::catalog) fn follow(&self, nodes: &dyn ReadNodes, old: &ChunkId, new: &ChunkId, ino: u64) -> Result<Self> {
+    pub(in crate::catalog) fn follow(
+        &self,
+        nodes: &dyn ReadNodes,
+        old: &ChunkId,
+        new: &ChunkId,
+        ino: u64,
+    ) -> Result<Self> {
         let (from, to) = keys_of(ino);
         let mut content = *self;
         for change in diff_range(nodes, old, new, from, to) {

@@ -141,7 +141,9 @@ impl GoneIndex {
                 Some(now) if now.kind != FileKind::Dir && was_dir => Gone::Below,
                 Some(_) => continue,
             };
-            if gone == Gone::Below && !self.any_below(nodes, chain, spans, &name, Search { all: true, ..search }, seen)? {
+            if gone == Gone::Below
+                && !self.any_below(nodes, chain, spans, &name, Search { all: true, ..search }, seen)?
+            {
                 continue;
             }
             rows.insert(name, gone);

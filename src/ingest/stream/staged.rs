@@ -478,7 +478,9 @@ impl<'s> StagedTree<'s> {
         let mut at = ino;
         while at != ROOT_INO {
             // A damaged parent's directories can form a circle.
-            let Some(staged) = self.inodes.get(&at).filter(|_| parts.len() <= self.inodes.len()) else { return Ok(None) };
+            let Some(staged) = self.inodes.get(&at).filter(|_| parts.len() <= self.inodes.len()) else {
+                return Ok(None);
+            };
             let named = self.lookup(staged.parent, &staged.name)?;
             if named.is_none_or(|dirent| dirent.ino != at) {
                 return Ok(None);
