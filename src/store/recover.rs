@@ -4,17 +4,17 @@ use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::keys::Keys;
 use super::package_store::PackageStore;
 use super::scan::{FoundSegment, read_segment, scan_package};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use repo_format::{
-    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointId, PointRecord, PointState, SegmentKind,
+    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointRecord, PointState, SegmentKind,
 };
 
 /// Whether the place that the index names for a chunk still holds it.
 pub(super) type Holds<'a> = &'a dyn Fn(&Location) -> Result<bool>;
 
 /// Finishes every package the journal names: its whole segments are indexed, it gets a footer and is sealed.
-/// A package without one whole segment is removed. Nothing is ever appended to such a package again but the
-/// footer, so no segment number is used twice. True if there were any.
+/// A package without one whole segment is removed, if nothing of it was durable. Nothing is ever appended to such a
+/// package again but the footer, so no segment number is used twice. True if there were any.
 pub(super) fn finish_open_packages(
     index: &Index,
     store: &dyn PackageStore,
@@ -27,23 +27,69 @@ pub(super) fn finish_open_packages(
     }
     let present = store.list()?;
     for info in open {
-        let whole = if present.contains(&info.id) { whole_segments(store, keys, &info.id)? } else { Vec::new() };
-        finish(index, store, keys, info, &whole, holds)?;
+        if present.contains(&info.id) {
+            let whole = whole_segments(store, keys, &info.id).map_err(|e| cannot_finish(&info.id, e))?;
+            finish(index, store, keys, info, &whole, holds)?;
+        } else {
+            finish(index, store, keys, info, &[], holds)?;
+        }
     }
     Ok(true)
 }
 
+fn cannot_finish(id: &PackageId, error: Error) -> Error {
+    error.context(format!("package {id}, which an interrupted run left, cannot be read")).advise(
+        "nothing was changed, and restore points can be read; if it stays like that, copy the repository to another medium",
+    )
+}
+
+/// None for what a crash leaves; an error for a medium that fails, of which nobody knows what it holds.
+fn if_whole<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(out) => Ok(Some(out)),
+        Err(e) if e.kind() == ErrorKind::Damaged => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// The segments from the start up to the first that is not whole, payloads verified.
-fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &PackageId) -> Result<Vec<FoundSegment>> {
+///
+/// # Errors
+/// When the medium fails.
+pub(super) fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &PackageId) -> Result<Vec<FoundSegment>> {
     if store.len(id)? < PACKAGE_HEADER_BYTES as u64 {
         return Ok(Vec::new());
     }
-    let Ok(scanned) = scan_package(store, id) else { return Ok(Vec::new()) };
-    let whole = |found: &FoundSegment| {
-        let bytes = found.header.segment_bytes() as u32;
-        read_segment(store, keys, id, found.offset, bytes).is_ok()
-    };
-    Ok(scanned.segments.into_iter().take_while(whole).collect())
+    let Some(scanned) = if_whole(scan_package(store, id))? else { return Ok(Vec::new()) };
+    let has_footer = scanned.footer.is_some();
+    for (_, error) in scanned.damage {
+        if_whole::<()>(Err(error))?;
+    }
+    let (mut out, mut end) = (Vec::new(), PACKAGE_HEADER_BYTES as u64);
+    for found in scanned.segments {
+        let bytes = found.header.segment_bytes();
+        // Without a footer that says otherwise, a gap is what did not arrive, and what stands behind it may need that.
+        let follows = has_footer || found.offset == end;
+        if !follows || if_whole(read_segment(store, keys, id, found.offset, bytes as u32))?.is_none() {
+            break;
+        }
+        end = found.offset + bytes;
+        out.push(found);
+    }
+    Ok(out)
+}
+
+/// Gives a package that was left open its footer, unless it has one, and seals it. Gives its length.
+///
+/// # Errors
+/// When the medium fails.
+pub(super) fn close(store: &dyn PackageStore, id: &PackageId, whole: &[FoundSegment]) -> Result<u64> {
+    let length = store.len(id)?;
+    if scan_package(store, id)?.footer.is_none() {
+        store.append(id, length, &[&footer_of(whole).encode()])?;
+    }
+    store.seal(id)?;
+    store.len(id)
 }
 
 fn finish(
@@ -55,7 +101,10 @@ fn finish(
     holds: Holds<'_>,
 ) -> Result<()> {
     let mut batch = IndexBatch::default();
-    if whole.is_empty() {
+    let end = whole.last().map_or(PACKAGE_HEADER_BYTES as u64, |last| last.offset + last.header.segment_bytes());
+    // What was durable once and is not whole now was damaged since. Check names it; a new footer would hide what is behind it.
+    let is_damaged = end < info.bytes;
+    if whole.is_empty() && !is_damaged {
         // The bytes go first: after a crash in between the journal still names the package, and the next writer
         // comes here again. Nothing in the index points into it.
         store.delete(&info.id)?;
@@ -63,23 +112,19 @@ fn finish(
         index.end_journal(&mut batch, info.number)?;
         return index.commit(batch);
     }
-    let length = store.len(&info.id)?;
-    if scan_package(store, &info.id)?.footer.is_none() {
-        let footer = footer_of(whole).encode();
-        store.append(&info.id, length, &[&footer])?;
+    if !is_damaged {
+        info.bytes = close(store, &info.id, whole)?;
     }
-    store.seal(&info.id)?;
     info.sealed = true;
-    info.bytes = store.len(&info.id)?;
     let mut states = Vec::new();
     for found in whole {
         index_segment(index, &mut batch, info.number, found, Some(holds))?;
         // A point's record is appended when all that it needs is durable: where it is whole, the point is.
         // A record of a version unknown here stays in its package, and check reports it.
         if found.header.kind == SegmentKind::Point
-            && let Ok((point, record)) = read_point(store, keys, &info.id, found)
+            && let Ok((record, chunk)) = read_record(store, keys, &info.id, found)
         {
-            index.add_point(&mut batch, &point, &record)?;
+            index.add_point(&mut batch, &record.id, &chunk)?;
         }
         if found.header.kind == SegmentKind::State {
             states.extend(read_state(store, keys, &info.id, found).ok());
@@ -133,17 +178,7 @@ pub(super) fn index_segment(
     Ok(())
 }
 
-/// The restore point that a segment of kind `Point` holds, and the chunk of its record.
-pub(super) fn read_point(
-    store: &dyn PackageStore,
-    keys: &Keys,
-    id: &PackageId,
-    found: &FoundSegment,
-) -> Result<(PointId, ChunkId)> {
-    read_record(store, keys, id, found).map(|(record, chunk)| (record.id, chunk))
-}
-
-/// As [`read_point`], with the whole record.
+/// The record that a segment of kind `Point` holds, and its chunk.
 pub(super) fn read_record(
     store: &dyn PackageStore,
     keys: &Keys,
