@@ -198,6 +198,29 @@ fn what_was_durable_and_rots_before_recovery_is_neither_removed_nor_hidden() {
     assert!(w.knows_damage(), "a package that is missing is still listed");
 }
 
+/// Killed between the footer and the index, and then something rots.
+#[test]
+fn what_has_its_footer_is_not_removed_by_recovery() {
+    let (dir, id, _) = left_open(false);
+    let file = package_file(dir.path(), &id);
+    let files = FileStore::new(dir.path().join("packages"));
+    let scanned = scan_package(&files, &id).unwrap();
+    let row = |found: &FoundSegment| repo_format::FooterEntry {
+        offset: found.offset,
+        bytes: found.header.segment_bytes() as u32,
+        number: found.header.number,
+        chunks: found.header.table.len() as u32,
+    };
+    let footer = repo_format::PackageFooter { entries: scanned.segments.iter().map(row).collect() };
+    let mut bytes = [std::fs::read(&file).unwrap(), footer.encode()].concat();
+    bytes[70] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let w = writer(dir.path());
+    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    let info = w.repository().index().packages().unwrap()[0];
+    assert_eq!((info.sealed, info.bytes), (true, bytes.len() as u64));
+}
+
 #[test]
 fn a_rebuild_removes_nothing_that_has_bytes() {
     let (dir, id, _) = left_open(false);
@@ -225,6 +248,34 @@ fn later(record: &PointRecord, root: ChunkId) -> PointRecord {
 fn store_record(w: &Writer, record: &PointRecord) {
     let bytes = record.encode();
     w.store_segment(SegmentKind::Point, &[(w.chunk_id(&bytes), bytes.len() as u32)], &bytes).unwrap();
+}
+
+#[test]
+fn an_older_record_in_a_package_that_a_crash_left_does_not_come_back() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let roots = [store(&w, b"whole"), store(&w, b"thinned")];
+    let whole = point(&w, 1, roots[0]);
+    let thinned = later(&whole, roots[1]);
+    let other = point(&w, 2, roots[0]);
+    w.seal(&whole).unwrap();
+    w.seal(&thinned).unwrap();
+    store_record(&w, &whole);
+    // One that the catalogue does not have, the newer one first.
+    store_record(&w, &later(&other, roots[1]));
+    store_record(&w, &other);
+    w.abandon();
+    drop(writer(dir.path()));
+    let mut found = reader(dir.path()).point_records().unwrap();
+    found.sort_by_key(|point| point.id);
+    assert_eq!(found, [thinned.clone(), later(&other, roots[1])]);
+    // And one that is newer takes its place.
+    let w = writer(dir.path());
+    let again = later(&thinned, roots[0]);
+    store_record(&w, &again);
+    w.abandon();
+    drop(writer(dir.path()));
+    assert!(reader(dir.path()).point_records().unwrap().contains(&again));
 }
 
 #[test]

@@ -94,9 +94,9 @@ fn usable(
         return Ok(Some(std::mem::take(&mut scanned.segments)));
     }
     let whole = whole_segments(store, keys, id)?;
-    if !whole.is_empty() {
+    if !whole.segments.is_empty() {
         scanned.bytes = close(store, id, &whole)?;
-        return Ok(Some(whole));
+        return Ok(Some(whole.segments));
     }
     if scanned.bytes == PACKAGE_HEADER_BYTES as u64 {
         store.delete(id)?;

@@ -6,8 +6,10 @@ use super::package_store::PackageStore;
 use super::scan::{FoundSegment, read_segment, scan_package};
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{
-    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointRecord, PointState, SegmentKind,
+    ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageId, PointId, PointRecord, PointState,
+    SegmentKind, Time,
 };
+use std::collections::HashMap;
 
 /// Whether the place that the index names for a chunk still holds it.
 pub(super) type Holds<'a> = &'a dyn Fn(&Location) -> Result<bool>;
@@ -27,12 +29,10 @@ pub(super) fn finish_open_packages(
     }
     let present = store.list()?;
     for info in open {
-        if present.contains(&info.id) {
-            let whole = whole_segments(store, keys, &info.id).map_err(|e| cannot_finish(&info.id, e))?;
-            finish(index, store, keys, info, &whole, holds)?;
-        } else {
-            finish(index, store, keys, info, &[], holds)?;
-        }
+        let found =
+            if present.contains(&info.id) { whole_segments(store, keys, &info.id) } else { Ok(Whole::default()) };
+        let found = found.map_err(|e| cannot_finish(&info.id, e))?;
+        finish(index, store, keys, info, &found, holds)?;
     }
     Ok(true)
 }
@@ -52,15 +52,24 @@ fn if_whole<T>(read: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// The segments from the start up to the first that is not whole, payloads verified.
+/// What is whole of a package that was left open.
+#[derive(Default)]
+pub(super) struct Whole {
+    /// The segments from the start up to the first that is not whole, payloads verified.
+    pub segments: Vec<FoundSegment>,
+    /// Whether it has its footer: only the index does not know yet that it is sealed.
+    has_footer: bool,
+}
+
+/// Looks what is whole of a package that was left open.
 ///
 /// # Errors
 /// When the medium fails.
-pub(super) fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &PackageId) -> Result<Vec<FoundSegment>> {
+pub(super) fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &PackageId) -> Result<Whole> {
     if store.len(id)? < PACKAGE_HEADER_BYTES as u64 {
-        return Ok(Vec::new());
+        return Ok(Whole::default());
     }
-    let Some(scanned) = if_whole(scan_package(store, id))? else { return Ok(Vec::new()) };
+    let Some(scanned) = if_whole(scan_package(store, id))? else { return Ok(Whole::default()) };
     let has_footer = scanned.footer.is_some();
     for (_, error) in scanned.damage {
         if_whole::<()>(Err(error))?;
@@ -76,17 +85,16 @@ pub(super) fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &Package
         end = found.offset + bytes;
         out.push(found);
     }
-    Ok(out)
+    Ok(Whole { segments: out, has_footer })
 }
 
 /// Gives a package that was left open its footer, unless it has one, and seals it. Gives its length.
 ///
 /// # Errors
 /// When the medium fails.
-pub(super) fn close(store: &dyn PackageStore, id: &PackageId, whole: &[FoundSegment]) -> Result<u64> {
-    let length = store.len(id)?;
-    if scan_package(store, id)?.footer.is_none() {
-        store.append(id, length, &[&footer_of(whole).encode()])?;
+pub(super) fn close(store: &dyn PackageStore, id: &PackageId, whole: &Whole) -> Result<u64> {
+    if !whole.has_footer {
+        store.append(id, store.len(id)?, &[&footer_of(&whole.segments).encode()])?;
     }
     store.seal(id)?;
     store.len(id)
@@ -97,14 +105,15 @@ fn finish(
     store: &dyn PackageStore,
     keys: &Keys,
     mut info: PackageInfo,
-    whole: &[FoundSegment],
+    whole: &Whole,
     holds: Holds<'_>,
 ) -> Result<()> {
     let mut batch = IndexBatch::default();
-    let end = whole.last().map_or(PACKAGE_HEADER_BYTES as u64, |last| last.offset + last.header.segment_bytes());
+    let end =
+        whole.segments.last().map_or(PACKAGE_HEADER_BYTES as u64, |last| last.offset + last.header.segment_bytes());
     // What was durable once and is not whole now was damaged since. Check names it; a new footer would hide what is behind it.
-    let is_damaged = end < info.bytes;
-    if whole.is_empty() && !is_damaged {
+    let is_damaged = !whole.has_footer && end < info.bytes;
+    if whole.segments.is_empty() && !whole.has_footer && !is_damaged {
         // The bytes go first: after a crash in between the journal still names the package, and the next writer
         // comes here again. Nothing in the index points into it.
         store.delete(&info.id)?;
@@ -116,13 +125,14 @@ fn finish(
         info.bytes = close(store, &info.id, whole)?;
     }
     info.sealed = true;
-    let mut states = Vec::new();
-    for found in whole {
+    let (mut states, mut points) = (Vec::new(), HashMap::new());
+    for found in &whole.segments {
         index_segment(index, &mut batch, info.number, found, Some(holds))?;
         // A point's record is appended when all that it needs is durable: where it is whole, the point is.
         // A record of a version unknown here stays in its package, and check reports it.
         if found.header.kind == SegmentKind::Point
             && let Ok((record, chunk)) = read_record(store, keys, &info.id, found)
+            && counts(index, store, keys, &mut points, &record)?
         {
             index.add_point(&mut batch, &record.id, &chunk)?;
         }
@@ -134,6 +144,35 @@ fn finish(
     index.add_package(&mut batch, &info)?;
     index.end_journal(&mut batch, info.number)?;
     index.commit(batch)
+}
+
+/// Whether a record is to stand in the catalogue: of two of one point the one that was sealed later counts. `found` are those
+/// that were found before it and are not in the index yet.
+fn counts(
+    index: &Index,
+    store: &dyn PackageStore,
+    keys: &Keys,
+    found: &mut HashMap<PointId, Time>,
+    record: &PointRecord,
+) -> Result<bool> {
+    let known = match found.get(&record.id) {
+        Some(sealed) => Some(*sealed),
+        None => listed_record(index, store, keys, &record.id)?.map(|known| known.sealed),
+    };
+    let newer = known.is_none_or(|known| record.sealed > known);
+    if newer {
+        found.insert(record.id, record.sealed);
+    }
+    Ok(newer)
+}
+
+/// The record that the catalogue has of a point; None where it has none, or one that is lost.
+fn listed_record(index: &Index, store: &dyn PackageStore, keys: &Keys, point: &PointId) -> Result<Option<PointRecord>> {
+    let Some(chunk) = index.point(point)? else { return Ok(None) };
+    let Some(at) = index.locate(&chunk)? else { return Ok(None) };
+    let Some(info) = index.packages()?.into_iter().find(|info| info.number == at.package) else { return Ok(None) };
+    let read = read_segment(store, keys, &info.id, u64::from(at.offset), at.segment_bytes);
+    Ok(if_whole(read)?.and_then(|segment| PointRecord::decode(segment.raw()).ok()))
 }
 
 fn footer_of(segments: &[FoundSegment]) -> PackageFooter {
