@@ -310,3 +310,18 @@ fn a_rebuild_takes_no_record_behind_a_torn_segment() {
     rebuild(dir.path(), &mut unlock).unwrap();
     assert_eq!(reader(dir.path()).index().points().unwrap(), []);
 }
+
+#[test]
+fn checks_that_write_down_what_they_read_leave_few_logs() {
+    let dir = new_repo(&cheap());
+    drop(writer(dir.path()));
+    let r = reader(dir.path());
+    for n in 0..40 {
+        let last = LastCheck { time_sec: n, findings: 0, warnings: 0, read_data: true };
+        record_health(&r, &[], Some(last), &[]).unwrap();
+    }
+    let files = std::fs::read_dir(dir.path().join("db")).unwrap();
+    let logs = files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "log")).count();
+    assert!(logs <= 9, "{logs} logs");
+    assert_eq!(reader(dir.path()).index().health().unwrap().last.unwrap().time_sec, 39);
+}
