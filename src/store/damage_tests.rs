@@ -325,3 +325,19 @@ fn checks_that_write_down_what_they_read_leave_few_logs() {
     assert!(logs <= 9, "{logs} logs");
     assert_eq!(reader(dir.path()).index().health().unwrap().last.unwrap().time_sec, 39);
 }
+
+#[test]
+fn a_package_is_sealed_at_so_many_chunks_whatever_was_made_durable_before() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    for segment in 0..=(PACKAGE_CHUNKS as u32 / 4096) {
+        let contents: Vec<[u8; 4]> = (0..4096).map(|n| (segment * 4096 + n).to_le_bytes()).collect();
+        let chunks: Vec<_> = contents.iter().map(|bytes| (w.chunk_id(bytes), 4)).collect();
+        w.store_segment(SegmentKind::Data, &chunks, &contents.concat()).unwrap();
+        if segment % 10 == 0 {
+            w.checkpoint().unwrap();
+        }
+    }
+    w.checkpoint().unwrap();
+    assert_eq!(w.stats().data_packages, 2);
+}

@@ -275,3 +275,26 @@ fn unprivileged(command: &Command) -> Command {
     out.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     out
 }
+
+/// The name of a repository that init has made is durable, and those of directories that it made above.
+#[test]
+fn init_makes_the_name_of_the_repository_durable() {
+    let place = place();
+    let root = place.path().canonicalize().unwrap();
+    for (number, above) in ["", "new", "newer/still"].into_iter().enumerate() {
+        let (list, dir) = (root.join(format!("list{number}")), root.join(above));
+        let repo = dir.join(format!("repo{number}"));
+        let mut init = bare("relict", &repo, PASSWORD);
+        init.args(["--quiet", "init"]).env("LD_PRELOAD", shim::library()).env("FAULTS_ROOT", &root);
+        assert!(init.env("FAULTS_COUNT", &list).status().unwrap().success());
+        let steps = Run::steps_of(&list);
+        let done = steps.iter().position(|(call, path)| call == "rename" && path.contains("relict.toml")).unwrap();
+        let is_synced = |dir: &Path| {
+            let dir = Path::new("/").join(dir.strip_prefix(&root).unwrap());
+            let same = |path: &str| Path::new("/").join(path.trim_start_matches('/')) == dir;
+            steps[..done].iter().any(|(call, path)| call == "sync" && same(path))
+        };
+        let names: Vec<&Path> = repo.ancestors().skip(1).take_while(|dir| dir.starts_with(&root)).collect();
+        assert!(names.iter().all(|dir| is_synced(dir)), "{names:?} in {steps:?}");
+    }
+}
