@@ -328,7 +328,9 @@ impl<'w, 'a> Walker<'w, 'a> {
     fn known(&mut self, found: &Found<'_>) -> Result<Option<(u64, Inode)>> {
         let is = |old: &Inode| {
             let same_birth = old.btime.is_none() || found.stat.btime.is_none() || old.btime == found.stat.btime;
-            old.source.is_some_and(|source| source.is_same_inode(&found.source())) && old.kind() == found.stat.kind && same_birth
+            old.source.is_some_and(|source| source.is_same_inode(&found.source()))
+                && old.kind() == found.stat.kind
+                && same_birth
         };
         if let Some(name) = found.old_name
             && let Some(old) = self.old_inode(name.ino)?

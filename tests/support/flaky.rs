@@ -157,7 +157,8 @@ fn what_could_not_be_read_is_read_again_until_it_can() {
     assert_eq!(first.err.matches("attributes cannot be read").count(), 5, "{}", first.err);
     // Nothing of it has changed, and all of it is still said.
     let second = backup();
-    assert_eq!((second.code, second.err), (3, first.err));
+    let said = |ran: &Ran| ran.err.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!((second.code, said(&second)), (3, said(&first)));
     let before = numbers();
     assert_eq!(before.len(), ENTRIES.len());
     fails.store(false, Ordering::SeqCst);
