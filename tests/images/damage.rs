@@ -2,10 +2,13 @@
 //! disk still has is read from it again.
 
 use crate::rig::{Random, Rig};
+use crate::shim::with_bad_sectors;
 use crate::tools::{TIME, cat, last_point, notes, our_list, write_sparse};
 use repo_format::PointRecord;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const DISK_BYTES: usize = 12 << 20;
 
@@ -35,9 +38,17 @@ fn diff(from: Option<&str>, to: &str, size: usize, writes: &[(usize, &[u8])]) ->
     out
 }
 
+fn command(rig: &Rig, args: &[&str]) -> Command {
+    rig.command("relict", &[&["ingest"], args, &["--time", TIME]].concat())
+}
+
 /// `relict ingest`: exit code, what it said, and the last point.
 fn ingest(rig: &Rig, args: &[&str]) -> (i32, String, PointRecord) {
-    let out = rig.command("relict", &[&["ingest"], args, &["--time", TIME]].concat()).output().unwrap();
+    ended(rig, &mut command(rig, args))
+}
+
+fn ended(rig: &Rig, command: &mut Command) -> (i32, String, PointRecord) {
+    let out = command.output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     (out.status.code().unwrap(), said, last_point(rig))
 }
@@ -74,9 +85,15 @@ fn rot(rig: &Rig) {
 
 /// The disk of a point as restore gives it: lost parts are zeros.
 fn restored(rig: &Rig, point: &PointRecord) -> Vec<u8> {
+    restored_by(rig, point, |_| ())
+}
+
+fn restored_by(rig: &Rig, point: &PointRecord, disturb: impl FnOnce(&mut Command)) -> Vec<u8> {
     let target = rig.path("restored");
     let _ = std::fs::remove_dir_all(&target);
-    let out = rig.command("relict", &["-q", "restore", &point.id.to_string(), "-t", text(&target)]).output().unwrap();
+    let mut command = rig.command("relict", &["-q", "restore", &point.id.to_string(), "-t", text(&target)]);
+    disturb(&mut command);
+    let out = command.output().unwrap();
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
     std::fs::read(target.join("sda.raw")).unwrap()
 }
@@ -196,6 +213,92 @@ fn what_the_disk_still_has_is_read_again() {
     let (code, said, whole) = ingest(&rig, &["image", text(&image), "--source", "n:sda"]);
     assert_eq!(code, 0, "{said}");
     assert!(cat(&rig, &point, "sda.raw") == disk && whole.root == point.root);
+}
+
+/// A disk of noise in a repository that lies on bad sectors from here on: all of these bytes of its largest package.
+struct Bad {
+    rig: Rig,
+    disk: Vec<u8>,
+    image: PathBuf,
+    package: PathBuf,
+    bytes: Range<u64>,
+}
+
+impl Bad {
+    /// The bad bytes, from `part` of the package's length.
+    fn new(seed: u64, part: impl FnOnce(u64) -> Range<u64>) -> Self {
+        let (rig, disk) = (Rig::new(), Random::of(seed).bytes(DISK_BYTES));
+        let image = rig.path("now.raw");
+        write_sparse(&image, &disk);
+        ingest(&rig, &["image", text(&image), "--source", "n:sda", "--state", "a"]);
+        let package = largest_package(&rig);
+        let bytes = part(package.metadata().unwrap().len());
+        Self { rig, disk, image, package, bytes }
+    }
+
+    fn disturb(&self, command: &mut Command) {
+        with_bad_sectors(command, &self.package, self.bytes.clone(), None);
+    }
+
+    /// Changes the disk, and ingests it by a list that says so.
+    fn change(&mut self, at: usize, len: usize) -> (i32, String, PointRecord) {
+        self.disk[at..at + len].copy_from_slice(&Random::of(at as u64).bytes(len));
+        write_sparse(&self.image, &self.disk);
+        let list = self.rig.path("list");
+        std::fs::write(&list, our_list("a", DISK_BYTES, &[(at as u64, len as u64)])).unwrap();
+        self.ingest(&["--extents", text(&list)])
+    }
+
+    fn ingest(&self, more: &[&str]) -> (i32, String, PointRecord) {
+        let mut command = command(&self.rig, &[&["image", text(&self.image), "--source", "n:sda"], more].concat());
+        self.disturb(&mut command);
+        ended(&self.rig, &mut command)
+    }
+
+    fn restored(&self, point: &PointRecord) -> Vec<u8> {
+        restored_by(&self.rig, point, |command| self.disturb(command))
+    }
+}
+
+#[test]
+fn what_bad_sectors_took_is_read_again_and_heals() {
+    let mut bad = Bad::new(21, |bytes| bytes / 2..bytes / 2 + 1);
+    let lost = difference(&bad.restored(&last_point(&bad.rig)), &bad.disk);
+    let (code, said, point) = bad.change(lost.0 - 3001, 3000);
+    assert_eq!(code, 0, "{said}");
+    let noted = notes(&point);
+    assert!(noted.contains("by differences") && noted.contains("were read again from the source"), "{noted}");
+    let now = bad.restored(&point);
+    let left = if now == bad.disk { (lost.1, lost.1) } else { difference(&now, &bad.disk) };
+    assert!(left.0 > lost.0, "nothing healed: {left:?} of {lost:?}");
+    // Reading all of it heals what is left, although each run finds the sectors as bad as before.
+    let (code, said, whole) = bad.ingest(&[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(bad.restored(&point) == bad.disk && whole.root == point.root);
+}
+
+#[test]
+fn bad_sectors_below_what_is_compared_stop_no_ingest() {
+    let mut bad = Bad::new(22, |bytes| bytes / 2..bytes);
+    let (code, said, point) = bad.change(3_000_000, 5000);
+    assert_eq!(code, 0, "{said}");
+    assert!(notes(&point).contains("by differences"), "{}", notes(&point));
+    let now = bad.restored(&point);
+    assert!((0..now.len()).all(|at| now[at] == bad.disk[at] || now[at] == 0));
+}
+
+#[test]
+fn a_bad_sector_of_the_disk_itself_is_no_damage_of_the_repository() {
+    let bad = Bad::new(23, |_| 0..0);
+    let list = bad.rig.path("list");
+    std::fs::write(&list, our_list("a", DISK_BYTES, &[(1 << 20, 4096)])).unwrap();
+    let args = ["image", text(&bad.image), "--source", "n:sda", "--extents", text(&list)];
+    let mut command = command(&bad.rig, &args);
+    // Once: who takes it for damage of the repository reads all of the disk then, and well.
+    with_bad_sectors(&mut command, &bad.image, 1 << 20..(1 << 20) + 4096, Some(1));
+    let (code, said, _) = ended(&bad.rig, &mut command);
+    assert!(code == 1 && said.contains("now.raw") && said.contains("os error 5"), "{code}: {said}");
+    assert_eq!(crate::tools::points(&bad.rig).len(), 1);
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Planner<'_> {
                 Ok(None) => continue,
                 Ok(Some(_)) => {}
                 // One whose tree is damaged is nothing to go by.
-                Err(error) if error.kind() == ErrorKind::Damaged => continue,
+                Err(error) if error.is_loss() => continue,
                 Err(error) => return Err(error),
             }
             parent = Some(state.to_vec());
@@ -133,7 +133,7 @@ impl Planner<'_> {
             Ok(None) => {
                 return Ok(Err(format!("the restore point {} has no file {}", short_id(point), printable(self.name))));
             }
-            Err(error) if error.kind() == ErrorKind::Damaged => {
+            Err(error) if error.is_loss() => {
                 return Ok(Err(format!("its base, the restore point {}, is damaged: {error}", short_id(point))));
             }
             Err(error) => return Err(error),

@@ -135,7 +135,7 @@ impl Job<'_> {
         };
         let outcomes = match make(&plan) {
             // Content would have been read from the disk again: it is the tree.
-            Err(error) if error.kind() == ErrorKind::Damaged && plan.parent.is_some() => {
+            Err(error) if error.is_loss() && plan.parent.is_some() => {
                 let note = format!("read completely: the restore point to begin from is damaged: {error}");
                 make(&Plan { note, ..Plan::from_nothing(size) })?
             }

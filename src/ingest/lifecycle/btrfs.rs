@@ -203,7 +203,7 @@ fn send_or_start_over(
         return full(Some(why));
     };
     match send(writer, snapshot, Some(parent), options, monitor, stop) {
-        Err(error) if error.kind() == ErrorKind::Damaged => {
+        Err(error) if error.is_loss() => {
             full(Some(format!("sent completely: the restore point of the last snapshot is damaged: {error}")))
         }
         Err(error) if !stop.load(Relaxed) && !parent.path.exists() => {

@@ -9,7 +9,7 @@ use super::content::{Layout, LayoutRows};
 use super::rows::Rows;
 use crate::catalog::points::printable;
 use crate::ingest::report::{Finding, Severity};
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
 use repo_format::{ChunkId, Extent};
 use std::collections::BTreeMap;
 
@@ -25,11 +25,6 @@ pub(super) struct Damage {
     pub(super) row: Extent,
     /// The source gave the content.
     pub(super) is_reread: bool,
-}
-
-/// Whether an error says that a chunk is lost or damaged; other errors are not about stored bytes.
-pub(super) fn is_damage(error: &Error) -> bool {
-    error.kind() == ErrorKind::Damaged || (error.kind() == ErrorKind::Io && error.errno() == Some(libc::EIO))
 }
 
 /// What of a state's content could not be read, by inode and offset.

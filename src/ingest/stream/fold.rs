@@ -7,7 +7,7 @@ use super::source::ReadSource;
 use super::staged::Staged;
 use crate::catalog::edits::EditSet;
 use crate::catalog::tree::{self, Edit};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 use repo_format::{ChunkId, Extent, FileKind, Inode, Key, KeyKind, Value};
 use std::collections::HashSet;
 
@@ -117,7 +117,7 @@ impl Apply<'_, '_> {
 
     /// What to say where the tree of an earlier state is damaged, so that its content is not known.
     fn cannot_join(&self, ino: u64, error: Error) -> Error {
-        if error.kind() != ErrorKind::Damaged {
+        if !error.is_loss() {
             return error;
         }
         let own_name = || self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();

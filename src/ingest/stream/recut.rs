@@ -12,7 +12,7 @@
 //! it as behind a hole (see `damage`). Where the source is the state itself, it is read there instead.
 
 use super::content::{Content, ContentId, Layout, What};
-use super::damage::{Damage, is_damage};
+use super::damage::Damage;
 use super::pipeline::Pipeline;
 use super::rows::{Base, Rows};
 use super::source::ReadSource;
@@ -423,7 +423,7 @@ impl<'s> Recut<'_, 's> {
                 }
             });
             match read {
-                Err(error) if !is_damage(&error) => return Err(error),
+                Err(error) if !error.is_loss() => return Err(error),
                 // Also a chunk that is shorter than its extent.
                 _ if !copied => {
                     let by = (first - start) as u32;
