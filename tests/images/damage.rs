@@ -1,7 +1,7 @@
 //! A repository that has rotted below a disk: increments go on, lose nothing more, and say what is lost already; what the
 //! disk still has is read from it again.
 
-use crate::rig::{Random, Rig};
+use crate::rig::{Random, Rig, succeeded};
 use crate::shim::with_bad_sectors;
 use crate::tools::{TIME, cat, last_point, notes, our_list, write_sparse};
 use repo_format::PointRecord;
@@ -301,34 +301,55 @@ fn a_bad_sector_of_the_disk_itself_is_no_damage_of_the_repository() {
     assert_eq!(crate::tools::points(&bad.rig).len(), 1);
 }
 
-#[test]
-fn a_disk_whose_tree_is_damaged_is_read_completely() {
-    let (rig, disk) = (Rig::new(), Random::of(11).bytes(4 << 20));
-    let image = rig.path("now.raw");
+/// Two states of a disk with so many chunks that its tree has many leaves: what the second did not change is in the first's
+/// packages, so that the root can be read where other nodes cannot.
+fn many_leaves(seed: u64) -> (Rig, Vec<u8>, PathBuf) {
+    let (rig, mut disk) = (Rig::new(), Random::of(seed).bytes(DISK_BYTES));
+    std::fs::remove_dir_all(rig.path("repo")).unwrap();
+    rig.relict(&["--quiet", "init", "--chunk-size", "4K"]);
+    let (image, list) = (rig.path("now.raw"), rig.path("list"));
     write_sparse(&image, &disk);
     ingest(&rig, &["image", text(&image), "--source", "n:sda", "--state", "a"]);
+    disk[..4096].copy_from_slice(&Random::of(seed + 1).bytes(4096));
+    write_sparse(&image, &disk);
+    std::fs::write(&list, our_list("a", DISK_BYTES, &[(0, 4096)])).unwrap();
+    let args = ["image", text(&image), "--source", "n:sda", "--state", "b", "--extents", text(&list)];
+    let (code, said, point) = ingest(&rig, &args);
+    assert!(code == 0 && notes(&point).contains("by differences"), "{said}");
+    std::fs::write(&list, our_list("b", DISK_BYTES, &[(8192, 4096)])).unwrap();
+    (rig, disk, list)
+}
+
+#[test]
+fn a_disk_whose_tree_is_damaged_is_read_completely() {
+    let (rig, disk, list) = many_leaves(11);
+    let (image, repository, saved) = (rig.path("now.raw"), rig.path("repo"), rig.path("saved"));
+    succeeded(Command::new("cp").arg("-a").args([&repository, &saved]));
     // All packages but that of the content: of the tree nothing is left but what the index says.
     let content = largest_package(&rig);
-    let list = rig.path("list");
-    std::fs::write(&list, our_list("a", disk.len(), &[(0, 4096)])).unwrap();
-    let mut hit = 0;
-    for entry in walk(&rig.path("repo/packages")).into_iter().filter(|path| *path != content) {
-        let good = std::fs::read(&entry).unwrap();
-        for at in (good.len() / 4..good.len()).step_by(good.len() / 6) {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            std::fs::write(&entry, &bad).unwrap();
-            let (code, said, point) =
-                ingest(&rig, &["image", text(&image), "--source", "n:sda", "--extents", text(&list)]);
-            if code == 0 {
-                assert!(cat(&rig, &point, "sda.raw") == disk, "{said}");
-                hit += usize::from(notes(&point).contains("damaged"));
+    let (mut roots, mut leaves) = (0, 0);
+    for package in walk(&repository.join("packages")).into_iter().filter(|path| *path != content) {
+        let good = std::fs::read(&package).unwrap();
+        let bytes = good.len() as u64;
+        for (at, rots) in (bytes / 4..bytes).step_by(good.len() / 6).flat_map(|at| [(at, true), (at, false)]) {
+            let mut command = command(&rig, &["image", text(&image), "--source", "n:sda", "--extents", text(&list)]);
+            if rots {
+                let mut bad = good.clone();
+                bad[at as usize] ^= 1;
+                std::fs::write(&package, &bad).unwrap();
+            } else {
+                with_bad_sectors(&mut command, &package, at..at + 1, None);
             }
-            assert!(matches!(code, 0 | 1), "{said}");
-            std::fs::write(&entry, &good).unwrap();
+            let (code, said, point) = ended(&rig, &mut command);
+            assert_eq!(code, 0, "{} at {at} of {bytes}, rots: {rots}: {said}", package.display());
+            assert!(cat(&rig, &point, "sda.raw") == disk, "{said}");
+            roots += usize::from(notes(&point).contains("its base, the restore point"));
+            leaves += usize::from(notes(&point).contains("the restore point to begin from is damaged"));
+            std::fs::remove_dir_all(&repository).unwrap();
+            succeeded(Command::new("cp").arg("-a").args([&saved, &repository]));
         }
     }
-    assert!(hit > 0, "no flip met the tree");
+    assert!(roots > 0 && leaves > 0, "no place met the tree: {roots}, {leaves}");
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {

@@ -1,9 +1,9 @@
 //! A disk as a restore point has it: what differences are against.
 
 use super::source::BlockSource;
+use crate::Result;
 use crate::catalog::tree;
 use crate::store::Repository;
-use crate::Result;
 use repo_format::{ChunkId, Dirent, Extent, Inode, Key, PointRecord, ROOT_INO};
 use std::ops::Range;
 
