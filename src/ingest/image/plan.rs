@@ -273,7 +273,7 @@ pub(super) fn list_of(path: &Path) -> (String, Distrusted) {
 /// # Errors
 /// When the conversation ended: then nothing can be read either.
 pub(super) fn bitmap_of(
-    disk: &mut NbdDisk,
+    disk: &mut NbdDisk<'_>,
     name: &str,
     check: &dyn Fn() -> Result<()>,
 ) -> Result<(String, Distrusted)> {

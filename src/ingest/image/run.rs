@@ -84,7 +84,7 @@ pub fn ingest_image(
                 _ => None,
             };
             let context = bitmap.map(|name| format!("{DIRTY_BITMAP}{name}"));
-            let mut nbd = NbdDisk::open(uri, context.as_deref())?;
+            let mut nbd = NbdDisk::open(uri, context.as_deref(), stop)?;
             let list = match bitmap {
                 Some(name) => Some(bitmap_of(&mut nbd, name, &check)?),
                 None => listed,
