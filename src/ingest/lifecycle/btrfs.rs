@@ -18,12 +18,15 @@ use crate::{Error, ErrorKind, Result};
 use repo_format::{PointRecord, Time};
 use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// The inode number of every subvolume's root, and of nothing else on btrfs.
+const SUBVOLUME_INO: u64 = 256;
 /// Where snapshots are, in the subvolume.
 pub const SNAPSHOT_DIR: &str = ".relict-snapshots";
 /// Messages of a program that are kept, in bytes.
@@ -71,7 +74,8 @@ impl Subvolume {
         self.path.join(SNAPSHOT_DIR)
     }
 
-    /// Our snapshots, oldest first.
+    /// Our snapshots, oldest first. What has a name of ours and is no subvolume is none: in the snapshot that took the
+    /// subvolume's place in a rollback, btrfs leaves empty directories of those that were here.
     ///
     /// # Errors
     /// When the directory or a snapshot in it cannot be read.
@@ -89,7 +93,8 @@ impl Subvolume {
             names.extend(name.to_str().filter(|name| name.starts_with(&self.prefix)).map(str::to_owned));
         }
         names.sort();
-        names.iter().map(|name| show(&dir.join(name))).collect()
+        let paths = names.iter().map(|name| dir.join(name));
+        paths.filter(|path| is_subvolume(path)).map(|path| show(&path)).collect()
     }
 
     /// Takes a snapshot.
@@ -316,6 +321,10 @@ fn show(path: &Path) -> Result<Snapshot> {
     let id =
         id.ok_or_else(|| Error::new(ErrorKind::Io, format!("btrfs does not say the uuid of {}", path.display())))?;
     Ok(Snapshot { path: path.to_owned(), id })
+}
+
+fn is_subvolume(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|meta| meta.is_dir() && meta.ino() == SUBVOLUME_INO)
 }
 
 fn uuid(text: &str) -> Option<[u8; 16]> {
