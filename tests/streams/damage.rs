@@ -124,6 +124,33 @@ fn an_increment_on_rotten_content_goes_on_and_says_what_is_lost() {
     assert!(wrong(&whole, &std::fs::read(first.join("big")).unwrap()).is_empty(), "{said}");
 }
 
+/// It has the uuid of the stream, and may have been written to since.
+#[test]
+fn a_snapshot_that_can_be_written_to_mends_nothing() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let (rig, mut random) = (Rig::new(), Random::from_env());
+    let big = lab.source().join("big");
+    std::fs::write(&big, random.bytes(BYTES)).unwrap();
+    let first = lab.snapshot(&lab.source(), "first");
+    let (code, said, base) = pipe(&rig, &[&first], &[]);
+    assert_eq!(code, 0, "{said}");
+    rot(&rig);
+    let lost = wrong(&restored(&rig, &base, "big"), &std::fs::read(&big).unwrap());
+    change(&big, &mut random);
+    let second = lab.snapshot(&lab.source(), "second");
+    let want = std::fs::read(&big).unwrap();
+    let stream = rig.path("stream");
+    lab.btrfs(&["send", "-q", "-p"], &[&first, &second, Path::new("-f"), &stream]);
+    lab.btrfs(&["property", "set", "-ts"], &[&second, Path::new("ro"), Path::new("false")]);
+    std::fs::write(second.join("big"), random.bytes(BYTES)).unwrap();
+    let args = ["ingest", "btrfs", stream.to_str().unwrap(), "--source", "n:data", "--json", "--read-from"];
+    let out = rig.command("relict", &[&args[..], &[second.to_str().unwrap()]].concat()).output().unwrap();
+    let (code, said, point) = summary(&out);
+    assert_eq!(code, 3, "{said}");
+    let left = wrong(&restored(&rig, &point, "big"), &want);
+    assert!(left.iter().all(|at| lost.contains(at)), "{}: {said}", left.len());
+}
+
 #[test]
 fn a_backup_of_a_snapshot_reads_again_what_has_rotted() {
     let Some(lab) = Lab::new("zstd") else { return };

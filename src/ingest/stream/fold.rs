@@ -100,18 +100,18 @@ impl Apply<'_, '_> {
     }
 
     fn recut_of(&mut self, ino: u64, id: ContentId, is_unread: bool, last: bool) -> Result<bool> {
+        let is_state = |source: &(dyn ReadSource + '_)| source.is_state(&self.state.id) == Some(true);
+        let may_mend = self.source.as_deref().is_some_and(is_state);
         if !is_unread {
             // What is damaged below may be read there, once the file has the name that it has there.
-            let is_state = |source: &(dyn ReadSource + '_)| source.is_state(&self.state.id) == Some(true);
-            let may_read = last && self.source.as_deref().is_some_and(is_state);
-            let path = if may_read { self.state.tree.path_of(ino)? } else { None };
-            return self.recut(id, path.as_deref()).map_err(|error| self.cannot_join(ino, error));
+            let path = if may_mend && last { self.state.tree.path_of(ino)? } else { None };
+            return self.recut(id, path.as_deref(), may_mend).map_err(|error| self.cannot_join(ino, error));
         }
         let path = self.state.tree.path_of(ino)?.ok_or_else(|| {
             let name = self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();
             refused(&name, "must be read from the source, but the name by which it changed is gone")
         })?;
-        self.recut(id, Some(&path))
+        self.recut(id, Some(&path), may_mend)
             .map_err(|e| e.context(format_args!("reading '{}'", crate::catalog::points::printable(&path))))
     }
 

@@ -294,3 +294,22 @@ fn an_extent_that_is_overwritten_heals() {
     }
     assert!(world.damaged.lock().unwrap().is_empty(), "the chunk was not stored again");
 }
+
+/// It may be newer than the state: nothing of it is read but what the stream names.
+#[test]
+fn a_source_that_is_not_known_to_be_the_state_mends_nothing() {
+    let world = World::new();
+    world.is_cut_freely.store(true, Relaxed);
+    let rows = base(&world, 200_000);
+    let (at, damaged) = rows[10];
+    world.damaged.lock().unwrap().insert(damaged.chunk);
+    let changed = (at + u64::from(damaged.len)) as usize + 1;
+    let copy = noise(2, 200_000);
+    world.source.lock().unwrap().insert("a".into(), copy.clone());
+    let sealed = world.ingest(Some(0), &[Op::Changed("a".into(), changed as u64, 3)]).unwrap();
+    let mut want = noise(1, 200_000);
+    want[changed..][..3].copy_from_slice(&copy[changed..][..3]);
+    assert!(world.read_back(&sealed)["a"].data == want);
+    let said = findings(&world);
+    assert!(said.len() == 1 && said[0].contains("were damaged in the repository already"), "{said:?}");
+}
