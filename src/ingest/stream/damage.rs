@@ -18,6 +18,8 @@ const MAX_PLACES: usize = 10_000;
 /// Files that notes of the restore point name; the findings name all.
 const MAX_NAMED: usize = 20;
 
+const MORE_LOST: &str = "more places were damaged in the repository already; 'relict-maint check' names the files";
+const MORE_MENDED: &str = "more places were damaged in the repository and were read again from the source";
 /// An extent that could not be read: where in the file, and what of its chunk was needed or taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Damage {
@@ -32,17 +34,21 @@ pub(super) struct Damage {
 pub(super) struct DamageLog {
     files: BTreeMap<u64, BTreeMap<u64, Damage>>,
     places: usize,
-    /// Places beyond [`MAX_PLACES`].
-    unnamed: u64,
+    /// Whether there were places beyond [`MAX_PLACES`]: that the source gave again, and that it did not.
+    more_mended: bool,
+    more_lost: bool,
 }
 
 impl DamageLog {
     pub(super) fn add(&mut self, ino: u64, damage: Damage) {
-        if self.places >= MAX_PLACES {
-            self.unnamed += 1;
+        let is_known = self.files.get(&ino).is_some_and(|places| places.contains_key(&damage.at));
+        if self.places >= MAX_PLACES && !is_known {
+            let more = if damage.is_reread { &mut self.more_mended } else { &mut self.more_lost };
+            *more = true;
             return;
         }
-        self.places += usize::from(self.files.entry(ino).or_default().insert(damage.at, damage).is_none());
+        self.places += usize::from(!is_known);
+        self.files.entry(ino).or_default().insert(damage.at, damage);
     }
 
     /// The files.
@@ -105,9 +111,9 @@ impl Apply<'_, '_> {
             add(Severity::Error, lost.say(lost_text));
             add(Severity::Warning, mended.say(mended_text));
         }
-        if log.unnamed > 0 {
-            let what = format!("{} more damaged places are not named; 'relict-maint check' names them", log.unnamed);
-            findings.push(Finding { path: Vec::new(), severity: Severity::Error, what });
+        let more = [(log.more_lost, Severity::Error, MORE_LOST), (log.more_mended, Severity::Warning, MORE_MENDED)];
+        for (_, severity, what) in more.into_iter().filter(|(is_there, ..)| *is_there) {
+            findings.push(Finding { path: b"/".to_vec(), severity, what: what.into() });
         }
         Ok(findings)
     }
