@@ -287,6 +287,24 @@ fn bad_sectors_below_what_is_compared_stop_no_ingest() {
     assert!((0..now.len()).all(|at| now[at] == bad.disk[at] || now[at] == 0));
 }
 
+/// Places that are all damaged say nothing of whose list it is.
+#[test]
+fn a_list_is_not_believed_where_nothing_can_be_compared() {
+    let mut bad = Bad::new(24, |bytes| 0..bytes);
+    // It is a list of something else.
+    for at in (0..DISK_BYTES).step_by(1 << 20).skip(1) {
+        bad.disk[at] ^= 1;
+    }
+    let (code, said, point) = bad.change(1000, 5000);
+    assert_eq!(code, 0, "{said}");
+    let noted = notes(&point);
+    assert!(
+        noted.contains("read and compared completely") && noted.contains("is damaged in the repository"),
+        "{noted}"
+    );
+    assert!(cat(&bad.rig, &point, "sda.raw") == bad.disk);
+}
+
 #[test]
 fn a_bad_sector_of_the_disk_itself_is_no_damage_of_the_repository() {
     let bad = Bad::new(23, |_| 0..0);

@@ -221,7 +221,7 @@ impl Planner<'_> {
             ranges.get(first).is_some_and(|changed| changed.offset < range.end)
                 || self.zeros.iter().chain(left_out).any(|zeros| overlap(zeros, range))
         };
-        let mut damaged = Vec::new();
+        let (mut damaged, mut agrees) = (Vec::new(), false);
         for sample in 0..SAMPLES {
             // Spread over the disk, and at other places from base to base.
             let from = step * sample + base.seed().rotate_left(sample as u32 * 5) % step;
@@ -231,7 +231,7 @@ impl Planner<'_> {
                 continue;
             }
             match base.agrees(disk, offset, &extent)? {
-                Some(true) => {}
+                Some(true) => agrees = true,
                 Some(false) => {
                     return Ok(Err(format!(
                         "the disk differs from its base at {offset}, where nothing should have changed: it is another base's"
@@ -240,7 +240,10 @@ impl Planner<'_> {
                 None => damaged.push(ChangedRange { offset, len: u64::from(extent.len), zero: false }),
             }
         }
-        Ok(Ok(damaged))
+        if agrees || damaged.is_empty() {
+            return Ok(Ok(damaged));
+        }
+        Ok(Err("every place of its base that was to be compared with the disk is damaged in the repository".into()))
     }
 }
 

@@ -314,6 +314,18 @@ fn a_source_that_is_not_known_to_be_the_state_mends_nothing() {
     assert!(said.len() == 1 && said[0].contains("were damaged in the repository already"), "{said:?}");
 }
 
+#[test]
+fn a_chunk_that_is_shorter_than_its_extent_is_told_of() {
+    let world = World::new();
+    world.is_cut_freely.store(true, Relaxed);
+    let rows = base(&world, 200_000);
+    let (at, short) = rows[10];
+    world.halved.lock().unwrap().insert(short.chunk);
+    world.ingest(Some(0), &[Op::Write("a".into(), at + u64::from(short.len) + 1, b"new".to_vec())]).unwrap();
+    let said = findings(&world);
+    assert!(said.len() == 1 && said[0].contains("were damaged in the repository already"), "{said:?}");
+}
+
 /// More places than are remembered, all of them read again: nothing is lost, and nothing else is said.
 #[test]
 fn what_was_read_again_beyond_the_places_that_are_remembered_is_not_lost() {
