@@ -30,6 +30,13 @@ pub(super) struct Damage {
     pub(super) is_reread: bool,
 }
 
+impl Damage {
+    /// Where it is in the file.
+    fn range(&self) -> Range<u64> {
+        self.at..self.at.saturating_add(u64::from(self.row.len))
+    }
+}
+
 /// What of a state's content could not be read, by inode and offset.
 #[derive(Debug, Default)]
 pub(super) struct DamageLog {
@@ -111,7 +118,7 @@ impl Apply<'_, '_> {
                 if !left.is_empty() && !self.is_back(&damage.row) {
                     lost.add(*damage, &left);
                 } else if damage.is_reread {
-                    mended.add(*damage, &[damage.at..damage.at + u64::from(damage.row.len)]);
+                    mended.add(*damage, std::slice::from_ref(&damage.range()));
                 }
             }
             let mut add = |severity, what: Option<String>| {
@@ -144,7 +151,7 @@ impl Apply<'_, '_> {
         let Some(root) = self.state.tree.base else { return Ok(Vec::new()) };
         let layout = Layout { rows: LayoutRows::Tree { root, ino }, size: u64::MAX };
         let mut rows = Rows::of_layout(self.around.store.nodes(), &layout, damage.at)?;
-        let end = damage.at.saturating_add(u64::from(damage.row.len));
+        let end = damage.range().end;
         let mut left = Vec::new();
         while let Some((at, row)) = rows.next()?.filter(|(at, _)| *at < end) {
             if row.chunk == damage.row.chunk {
@@ -186,11 +193,11 @@ mod tests {
     fn bytes_that_were_met_twice_are_counted_once() {
         let place = |at: u64, len: u32| {
             let row = Extent { chunk: ChunkId::default(), skip: 0, len };
-            (Damage { at, row, is_reread: true }, [at..at + u64::from(len)])
+            Damage { at, row, is_reread: true }
         };
         let mut sum = Sum::default();
-        for (damage, range) in [place(100, 50), place(100, 20), place(120, 100), place(300, 1)] {
-            sum.add(damage, &range);
+        for damage in [place(100, 50), place(100, 20), place(120, 100), place(300, 1)] {
+            sum.add(damage, &[damage.range(), damage.range()]);
         }
         assert_eq!((sum.bytes, sum.places, sum.first.map(|first| first.at)), (121, 3, Some(100)));
     }
