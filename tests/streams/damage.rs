@@ -63,10 +63,10 @@ fn wrong(a: &[u8], b: &[u8]) -> Vec<usize> {
     (0..a.len()).filter(|at| a[*at] != b[*at]).collect()
 }
 
-/// A few bytes in each quarter of a mebibyte, as a database writes, so that some are beside and in what is damaged.
+/// A few bytes in each eighth of a mebibyte, as a database writes, so that some are beside and in what is damaged, a segment.
 fn change(path: &Path, random: &mut Random) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
-    for at in (100_001..BYTES as u64).step_by(256 << 10) {
+    for at in (100_001..BYTES as u64).step_by(128 << 10) {
         file.write_all_at(&random.bytes(3000), at).unwrap();
     }
 }
@@ -229,9 +229,11 @@ fn a_tree_on_a_bad_sector_is_made_again() {
             let package = &new[round % new.len()];
             let bytes = package.metadata().unwrap().len();
             let point = run(Some((package, bytes * (round as u64 + 1) / 14)));
-            let name = if way.len() > 1 { "new".into() } else { source.join("new") };
-            let name = name.strip_prefix("/").unwrap_or(&name).to_str().unwrap().to_owned();
-            assert!(restored(&rig, &point, &name) == std::fs::read(source.join("new")).unwrap());
+            // Not by restore: attributes that btrfs has room for are too long for other file systems.
+            let path = if way.len() > 1 { PathBuf::from("/new") } else { source.join("new") };
+            let what = format!("{}:{}", point["id"].as_str().unwrap(), path.display());
+            let out = rig.command("relict", &["cat", &what]).output().unwrap();
+            assert!(out.stdout == std::fs::read(source.join("new")).unwrap(), "{out:?}");
             hit += usize::from(notes(&point).contains("is damaged: "));
         }
         assert!(hit > 0, "{way:?}: no place met the tree");
