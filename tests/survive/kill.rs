@@ -2,7 +2,7 @@
 //! beside some of them.
 
 use crate::beside::while_read;
-use crate::operations::{OPERATIONS, Operation};
+use crate::operations::{Before, OPERATIONS, Operation};
 use crate::rig::Random;
 use crate::run::{Run, Say, Verdict};
 use crate::scene::{PASSWORD, Scene, bare, ids, place, program, words};
@@ -63,9 +63,10 @@ fn kills(operation: Operation) {
     }
 }
 
-/// Whether there is something to read beside, and nothing that cannot be read.
+/// Whether there is something that a mount could read beside.
 fn may_be_read(scene: &Scene) -> bool {
-    !scene.operation.broken && scene.known.values().any(|known| !known.hidden && !known.goes)
+    let lost_index = |step: &Before| matches!(step, Before::LoseIndex);
+    !scene.operation.before.iter().any(lost_index) && scene.known.values().any(|known| !known.hidden && !known.goes)
 }
 
 fn jobs(steps: &[(String, String)], may_be_read: bool, random: &mut Random) -> Vec<Kill> {
