@@ -96,6 +96,8 @@ struct OpenPackage {
     key: Option<PackageKey>,
     offset: u64,
     footer: PackageFooter,
+    /// Chunks in it.
+    chunks: usize,
     /// Chunks whose index entries wait for the package to be durable.
     unindexed: Vec<(ChunkId, Location)>,
     /// Restore points whose records are among them: they become visible in the same batch.
@@ -494,7 +496,7 @@ impl Shared {
             Listed::Point(point) => open.points.extend(record.map(|record| (point, record))),
             Listed::State(state) => open.states.push(state),
         }
-        let full = open.offset >= PACKAGE_BYTES || open.unindexed.len() >= PACKAGE_CHUNKS;
+        let full = open.offset >= PACKAGE_BYTES || open.chunks >= PACKAGE_CHUNKS;
         Ok(if full { slot.take() } else { None })
     }
 
@@ -524,6 +526,7 @@ impl Shared {
             key,
             offset,
             footer: PackageFooter::default(),
+            chunks: 0,
             unindexed: Vec::new(),
             points: Vec::new(),
             states: Vec::new(),
@@ -545,6 +548,7 @@ impl Shared {
         let (header, payload) = packed.seal(number, open.key.as_ref())?;
         self.packages.append(&open.info.id, offset, &[&header, &payload])?;
         open.footer.entries.push(FooterEntry { offset, bytes: bytes as u32, number, chunks });
+        open.chunks += chunks as usize;
         open.offset += bytes;
         self.counters.segments.fetch_add(1, Ordering::Relaxed);
         self.counters.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
