@@ -327,8 +327,17 @@ impl Writer {
         self.drain()?;
         let data = lock(&self.shared.data).take();
         data.map(|open| self.shared.seal_package(open)).transpose()?;
+        self.sync_nodes()?;
         points.iter().try_for_each(|point| self.append_record(point))?;
         self.finish()
+    }
+
+    /// Tree nodes are durable before a record names them: of bytes that were not synced, the later may arrive and the earlier not.
+    fn sync_nodes(&self) -> Result<()> {
+        match lock(&self.shared.meta).as_ref() {
+            Some(open) if !open.unindexed.is_empty() => self.shared.sync(open),
+            _ => Ok(()),
+        }
     }
 
     fn append_record(&self, point: &PointRecord) -> Result<()> {
@@ -363,6 +372,7 @@ impl Writer {
         self.drain()?;
         let data = lock(&self.shared.data).take();
         data.map(|open| self.shared.seal_package(open)).transpose()?;
+        self.sync_nodes()?;
         self.append_record(point)?;
         self.append_states(states)?;
         self.finish()
@@ -561,8 +571,13 @@ impl Shared {
         if open.unindexed.is_empty() {
             return Ok(());
         }
-        self.packages.sync(&open.info.id)?;
+        self.sync(open)?;
         self.commit_entries(open)
+    }
+
+    /// A sync that fails is the end: the next one could succeed without what this one lost.
+    fn sync(&self, open: &OpenPackage) -> Result<()> {
+        self.packages.sync(&open.info.id).map_err(|e| self.fail(e))
     }
 
     fn commit_entries(&self, open: &mut OpenPackage) -> Result<()> {

@@ -81,8 +81,10 @@ const COMMANDS: [(&str, &[&str]); 16] = [
 
 /// Mounts, lists every name of the newest point, reads some files, and unmounts.
 fn listed_in_a_mount(repo: &Path, at: &Path) -> Command {
-    const SCRIPT: &str = r#"mkdir "$1" && "$0" mount --quiet "$1" && find "$1/latest/" -type f | wc -l > "$1.count"
-        find "$1/latest/" -name 'file-00000[1-3]*' -exec cat {} + > "$1.read" && test -s "$1.read" && "$0" umount "$1" && test "$(cat "$1.count")" -gt 1000"#;
+    const SCRIPT: &str = r#"mkdir "$1" && "$0" mount --quiet "$1" || exit 1
+        find "$1/latest/" -type f | wc -l > "$1.count"
+        find "$1/latest/" -name 'file-00000[1-3]*' -exec cat {} + > "$1.read" || echo broken > "$1.count"
+        "$0" umount "$1" && test -s "$1.read" && test "$(cat "$1.count")" -gt 1000"#;
     let mount = bare("relict", repo, PASSWORD);
     let mut shell = Command::new("sh");
     shell.args(["-c", SCRIPT]).arg(mount.get_program()).arg(at);
