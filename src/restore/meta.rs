@@ -236,7 +236,13 @@ fn xattr_trouble(shared: &Shared<'_>, place: &Place<'_>, name: &[u8], done: io::
         let first = || format!("{} ({shown})", printable(&(place.path)()));
         return shared.log.note("extended attributes not restored, because only root can", first);
     }
-    trouble(shared, place, &format!("its extended attribute {shown}"), Err(error));
+    let what = format!("its extended attribute {shown} could not be restored: ");
+    let what = match error.raw_os_error() {
+        // ext4 says so of what does not fit beside an inode. Where there is no room for content either, content says so.
+        Some(libc::ENOSPC | libc::E2BIG) => what + "it is too large for the target's file system, or that is full",
+        _ => what + &error.to_string(),
+    };
+    shared.found((place.path)(), what);
 }
 
 /// Whether the inode has flags that restoring sets.
