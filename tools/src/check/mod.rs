@@ -12,7 +12,7 @@ mod shared;
 mod table;
 mod tree;
 
-pub use affected::Names;
+pub use affected::{Names, readable_entries};
 pub use command::{Options, run, show_findings};
 pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Severity};
 pub use packages::Totals;

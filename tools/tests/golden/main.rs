@@ -4,6 +4,7 @@
 mod blobs;
 mod keys;
 mod made;
+mod spread;
 mod upkeep;
 
 use made::{Made, Verdict, change, copy_dir};
