@@ -11,6 +11,7 @@ mod walker;
 mod full;
 mod kill;
 mod model;
+mod review;
 mod terminal;
 mod thin;
 
