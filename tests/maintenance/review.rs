@@ -2,10 +2,11 @@
 
 use crate::rig::{PASSWORD, Random, Rig};
 use crate::walker::manifest;
-use crate::{listed, maint, restored_is, words};
+use crate::{listed, maint, restored_is, three_points, words};
 use relict::store::{Location, OpenOptions, Repository};
 use repo_format::PackageKind;
 use std::fs;
+use std::process::{Output, Stdio};
 
 /// The first segment of content, in the order of packages, and the path of its package.
 fn some_content(rig: &Rig) -> (std::path::PathBuf, Location) {
@@ -37,4 +38,46 @@ fn what_became_zeros_is_brought_back_by_the_backup_after_a_check() {
     rig.backup();
     rig.maint(&["check", "--read-data"]);
     restored_is(&rig, &listed(&rig)[0], &want, "out");
+}
+
+/// Runs `relict-maint` with nobody at the other end of standard output, nor of standard error if `both`.
+fn unheard(rig: &Rig, args: &[&str], both: bool) -> Output {
+    let closed = || std::io::pipe().unwrap().1;
+    let mut command = rig.command("relict-maint", args);
+    command.stdout(closed()).stderr(Stdio::piped());
+    if both {
+        command.stderr(closed());
+    }
+    command.spawn().unwrap().wait_with_output().unwrap()
+}
+
+/// `relict-maint ... | head`: what changes the repository finishes its work, and the exit code is that of SPEC.md section 11.
+#[test]
+fn a_reader_that_goes_away_cuts_no_maintenance_short() {
+    let rig = Rig::new();
+    let points = three_points(&rig, 1000);
+    let gone = |args: &[&str]| {
+        for both in [false, true] {
+            let out = unheard(&rig, args, both);
+            assert_eq!((out.status.code(), out.stderr.len()), (Some(141), 0), "{args:?}: {}", words(&out));
+        }
+    };
+    for args in [&["stats"][..], &["health"], &["health", "--prometheus"], &["dump", "header"], &["keys", "list"]] {
+        gone(args);
+    }
+    assert!(rig.maint(&["health"]).contains("no check has been written down"));
+    gone(&["check"]);
+    assert!(rig.maint(&["health"]).contains("the last check"), "written down although nobody listens");
+    let one = unheard(&rig, &["forget", "--yes", &points[0]], true);
+    assert_eq!((one.status.code(), listed(&rig)), (Some(141), points[1..].to_vec()), "{}", words(&one));
+    let one = unheard(&rig, &["prune", "--yes"], true);
+    assert_eq!(one.status.code(), Some(141), "{}", words(&one));
+    assert!(rig.maint(&["prune", "--yes"]).contains("nothing to remove"));
+    gone(&["--json", "compact", "--yes"]);
+    gone(&["rebuild"]);
+    gone(&["repair", "--yes"]);
+    assert_eq!(listed(&rig), points[1..]);
+    // Without --yes there is nobody to ask, and what is wrong is said where somebody listens.
+    let refused = unheard(&rig, &["forget", &points[1]], false);
+    assert_eq!((refused.status.code(), listed(&rig)), (Some(141), points[1..].to_vec()), "{}", words(&refused));
 }

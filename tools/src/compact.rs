@@ -49,12 +49,12 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     drop(planning);
     let (live, occupied) = rewrites.iter().fold((0, 0), |sum, r: &Rewrite| (sum.0 + r.live_bytes, sum.1 + r.occupied));
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({"message_type": "plan", "packages": rewrites.len(), "live_bytes": live, "occupied_bytes": occupied})
         );
     } else if context.chatty() {
-        println!(
+        say!(
             "rewrite {}: {} that are needed, of {} on disk",
             counted(rewrites.len() as u64, "package"),
             size(live),
@@ -74,9 +74,9 @@ fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: 
     let points = named(exclusive.repository().point_records()?, &[name.to_owned()], &Filter::default())?;
     let Some(point) = points.first() else { return Ok(Outcome::Complete) };
     if context.json {
-        println!("{}", json!({"message_type": "plan", "point": point_json(point), "most_bytes": point.counts.bytes}));
+        say!("{}", json!({"message_type": "plan", "point": point_json(point), "most_bytes": point.counts.bytes}));
     } else if context.chatty() {
-        println!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
+        say!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
     }
     if !confirmed(context, options.change, "rewrite it?")? {
         return summary(context, options, Compacted::default());
@@ -89,7 +89,7 @@ fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: 
 
 fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outcome> {
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "summary",
@@ -102,9 +102,9 @@ fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outc
             })
         );
     } else if context.chatty() && options.change.dry_run {
-        println!("dry run: nothing was changed");
+        say!("dry run: nothing was changed");
     } else if context.chatty() {
-        println!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
+        say!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
     }
     Ok(if done.packages_left == 0 { Outcome::Complete } else { Outcome::Partial })
 }

@@ -76,7 +76,7 @@ impl Exclusive {
                 _ => return Err(e),
             }
             if !std::mem::replace(&mut told, true) {
-                eprintln!("waiting: {e}");
+                tell!("waiting: {e}");
             }
             if context.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Interrupted, "stopped while waiting; nothing was changed"));
@@ -148,9 +148,9 @@ pub fn clock(context: &Context, repository: &Repository) -> Result<Clock> {
     let clock = Clock::read(repository, now())?;
     if let Some(doubt) = clock.doubt() {
         if context.json {
-            println!("{}", json!({"message_type": "clock", "what": doubt}));
+            say!("{}", json!({"message_type": "clock", "what": doubt}));
         } else {
-            eprintln!("{doubt}");
+            tell!("{doubt}");
         }
     }
     Ok(clock)

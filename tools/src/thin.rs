@@ -76,14 +76,14 @@ impl Run<'_> {
             self.say("dry run: nothing was changed");
         }
         if self.context.json {
-            println!("{}", sums.json(thinned, forgotten, self.change.dry_run));
+            say!("{}", sums.json(thinned, forgotten, self.change.dry_run));
         }
         Ok(Outcome::Complete)
     }
 
     fn say(&self, text: &str) {
         if self.context.chatty() && !self.context.json {
-            println!("{text}");
+            say!("{text}");
         }
     }
 
@@ -175,7 +175,7 @@ fn show(context: &Context, point: &PointRecord, decision: &Decision, loss: Loss)
         (true, _) => ("thin", format!("thin: {} will not be shown any more", lost())),
     };
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "point", "point": point_json(point), "action": action,
@@ -183,6 +183,6 @@ fn show(context: &Context, point: &PointRecord, decision: &Decision, loss: Loss)
             })
         );
     } else if context.chatty() {
-        println!("{}  {what}", label(point));
+        say!("{}  {what}", label(point));
     }
 }
