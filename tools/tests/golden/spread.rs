@@ -2,20 +2,20 @@
 
 use super::made::{Made, change, copy_dir, version};
 use super::text;
-use relict::catalog::tree::walk_nodes;
-use relict::store::{NodeRef, OpenOptions, Writer};
+use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
+use relict::store::{NodeRef, OpenOptions, Repository, Writer};
 use repo_format::{ChunkId, Key, PackageKind, ROOT_INO};
 use serde_json::Value;
 use std::collections::HashSet;
 
-/// Flips a byte of a leaf that all restore points share, and in which the root directory's names do not stand.
-fn lose_a_shared_leaf(made: &Made) {
+/// Flips a byte of a leaf whose keys are all `wanted`, and which stands in all of the last `points` restore points.
+fn lose_leaf(made: &Made, points: usize, wanted: fn(Key<'_>) -> bool) -> ChunkId {
     let repository = made.open();
     let leaves = |root: &ChunkId| {
         let mut out = HashSet::new();
         walk_nodes(&*repository, root, &mut |id: &ChunkId, node: &NodeRef| {
-            let ino = |index| node.entry(index).and_then(|(key, _)| Key::decode(key).ok()).map(|key| key.ino());
-            if node.level() == 0 && (0..node.len()).filter_map(ino).all(|ino| ino > ROOT_INO) {
+            let is_wanted = |index| node.entry(index).and_then(|(key, _)| Key::decode(key).ok()).is_some_and(wanted);
+            if node.level() == 0 && (0..node.len()).all(is_wanted) {
                 out.insert(*id);
             }
             Ok(())
@@ -23,14 +23,22 @@ fn lose_a_shared_leaf(made: &Made) {
         .unwrap();
         out
     };
-    let all: Vec<_> = repository.point_records().unwrap().iter().map(|point| leaves(&point.root)).collect();
-    let leaf = all[0].iter().find(|id| all.iter().all(|leaves| leaves.contains(*id))).expect("a leaf that all have");
-    let at = repository.locate(leaf).unwrap().unwrap();
+    let mut records = repository.point_records().unwrap();
+    records.sort_by_key(|point| std::cmp::Reverse(point.time));
+    let all: Vec<_> = records.iter().take(points).map(|point| leaves(&point.root)).collect();
+    let leaf = *all[0].iter().find(|id| all.iter().all(|leaves| leaves.contains(*id))).expect("a leaf that all have");
+    let at = repository.locate(&leaf).unwrap().unwrap();
     let id = repository.package_id(at.package).unwrap().to_string();
     drop(repository);
     change(&made.repo().join("packages").join(&id[..2]).join(format!("{id}.pkg")), |bytes| {
         bytes[(at.offset + at.segment_bytes) as usize - 1] ^= 1;
     });
+    leaf
+}
+
+/// Flips a byte of a leaf that all restore points share, and in which the root directory's names do not stand.
+fn lose_a_shared_leaf(made: &Made) {
+    lose_leaf(made, made.points.len(), |key| key.ino() > ROOT_INO);
 }
 
 /// A file that rotted at its source, for ever a finding, beside a leaf that cannot be read.
@@ -189,4 +197,47 @@ fn an_index_from_before_a_compaction_has_lost_nothing() {
     let repair = made.maint(&["repair", "--yes"]);
     assert_eq!(repair.status.code(), Some(0), "{}", text(&repair));
     assert!(made.read_every_file().iter().all(|r| r.verdict == super::made::Verdict::Right), "{}", text(&repair));
+}
+
+/// What a mount shows of a point that was repaired meanwhile stays, as far as it can be read.
+#[test]
+fn a_mount_keeps_the_tree_that_a_repair_replaced() {
+    let mut made = Made::new();
+    let mut files = made.points[2].clone();
+    files.extend((0..3000).map(|n| (format!("wide/file-{n:04}"), Vec::new())));
+    made.add(files, |_, bytes| version(bytes));
+    let leaf = lose_leaf(&made, 1, |key| matches!(key, Key::Dirent(..)));
+    let no_cache = OpenOptions { cache_bytes: 0 };
+    let mount = Repository::open(&made.repo(), &mut super::made::unlock, &no_cache).unwrap();
+    mount.pin().unwrap();
+    let shown = mount.shown_points().unwrap();
+    let root = shown.iter().max_by_key(|point| point.time).unwrap().root;
+    let repair = made.maint(&["repair", "--yes"]);
+    assert_eq!(repair.status.code(), Some(3), "{}", text(&repair));
+    let prune = made.maint(&["prune", "--yes"]);
+    assert_eq!(prune.status.code(), Some(0), "{}", text(&prune));
+    // What shares a segment with what is needed goes by being left behind.
+    let compact = made.maint(&["compact", "--yes", "--min-live", "1.0"]);
+    assert_eq!(compact.status.code(), Some(0), "{}", text(&compact));
+    mount.refresh().unwrap();
+    let mut lost = LostNodes(Vec::new());
+    walk_nodes(&*mount, &root, &mut lost).unwrap();
+    assert_eq!(lost.0, [leaf]);
+    drop(mount);
+    let prune = made.maint(&["prune", "--yes", "--json"]);
+    assert!(text(&prune).contains("dead_chunks") && !text(&prune).contains("\"dead_chunks\":0"), "{}", text(&prune));
+    assert_eq!(made.maint(&["check", "--read-data"]).status.code(), Some(3));
+}
+
+struct LostNodes(Vec<ChunkId>);
+
+impl NodeVisitor for LostNodes {
+    fn node(&mut self, _: &ChunkId, _: &NodeRef) -> relict::Result<()> {
+        Ok(())
+    }
+
+    fn lost(&mut self, lost: Lost) -> relict::Result<()> {
+        self.0.push(lost.id);
+        Ok(())
+    }
 }
