@@ -1,6 +1,6 @@
 //! `compact`: packages that are mostly dead or small are rewritten.
 
-use super::maint::{Change, Exclusive, Work, confirmed, deadline, label, named, point_json};
+use super::maint::{Change, Exclusive, Work, confirmed, deadline, label, left, named, point_json};
 use super::prune::duration;
 use clap::Args;
 use relict::catalog::compact::{CompactOptions, Compacted, Rewrite, compact, plan_compact, sequence};
@@ -106,5 +106,8 @@ fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outc
     } else if context.chatty() {
         say!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
     }
-    Ok(if done.packages_left == 0 { Outcome::Complete } else { Outcome::Partial })
+    if done.packages_left > 0 && context.chatty() {
+        say!("{} left for the next compact", counted(done.packages_left, "package"));
+    }
+    left(context, done.packages_left)
 }

@@ -1,6 +1,6 @@
 //! `prune`: what forgotten restore points alone needed is removed.
 
-use super::maint::{Change, Exclusive, Work, clock, confirmed, deadline, label, point_json, short};
+use super::maint::{Change, Exclusive, Work, clock, confirmed, deadline, label, left, point_json, short};
 use clap::Args;
 use relict::catalog::prune::{Plan, PruneOptions, Pruned, plan};
 use relict::cli::context::Context;
@@ -64,7 +64,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let pruned = plan.execute(&exclusive.writer, deadline, &context.stop, &|freed| work.done(freed))?;
     drop(work);
     summary(context, &plan, false, pruned);
-    Ok(if pruned.packages_left == 0 { Outcome::Complete } else { Outcome::Partial })
+    left(context, pruned.packages_left)
 }
 
 /// Hidden points that must stay: pinned by a mount, or protected after all. And all that are pinned.
