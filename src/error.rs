@@ -59,12 +59,13 @@ struct Inner {
     message: String,
     advice: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    of_stored: bool,
 }
 
 impl Error {
     /// An error of a kind, with what happened.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), advice: None, source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), advice: None, source: None, of_stored: false }))
     }
 
     /// Stored bytes are wrong.
@@ -101,6 +102,20 @@ impl Error {
     pub fn context(mut self, what: impl fmt::Display) -> Self {
         self.0.message = format!("{what}: {}", self.0.message);
         self
+    }
+
+    /// Says that this came of reading what the repository has stored, not of a source or target.
+    #[must_use]
+    pub fn of_stored(mut self) -> Self {
+        self.0.of_stored = true;
+        self
+    }
+
+    /// Whether stored bytes cannot be read: they are not what was written, or they are on bad sectors of the repository's
+    /// own medium. A bad sector of a source is something else, and so is a medium that gives no answer.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        self.0.kind == ErrorKind::Damaged || (self.0.of_stored && self.errno() == Some(libc::EIO))
     }
 
     /// The kind.
@@ -148,5 +163,20 @@ impl From<repo_format::FormatError> for Error {
             _ => ErrorKind::Damaged,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_sectors_of_the_repository_are_a_loss_and_those_of_a_source_are_none() {
+        let failed = |errno| Error::io("reading", io::Error::from_raw_os_error(errno));
+        assert!(failed(libc::EIO).of_stored().context("in front").advise("behind").is_loss());
+        assert!(Error::damaged("rotten").is_loss());
+        assert!(!failed(libc::EIO).is_loss());
+        assert!(!failed(libc::EACCES).of_stored().is_loss() && !failed(libc::ENOSPC).of_stored().is_loss());
+        assert!(!Error::new(ErrorKind::Io, "no answer").of_stored().is_loss());
     }
 }

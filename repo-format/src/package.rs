@@ -136,6 +136,18 @@ impl PackageFooter {
         w.finish_checked()
     }
 
+    /// Whether a footer may begin with these bytes, although it is damaged further on.
+    #[must_use]
+    pub fn may_begin(bytes: &[u8]) -> bool {
+        bytes.starts_with(FOOTER_MAGIC)
+    }
+
+    /// Whether these last [`FOOTER_TRAILER_BYTES`] bytes may be those of a footer, although it is damaged before or in them.
+    #[must_use]
+    pub fn may_end(trailer: &[u8]) -> bool {
+        trailer.starts_with(END_MAGIC)
+    }
+
     /// Bytes of footer and trailer together, from the last [`FOOTER_TRAILER_BYTES`] bytes of a package.
     ///
     /// # Errors

@@ -152,8 +152,20 @@ pub struct SourceIdentity {
     pub fs: u32,
     /// Inode number there.
     pub ino: u64,
-    /// Inode generation there, 0 where the file system has none.
+    /// 0, or [`SourceIdentity::READ_IN_PART`].
     pub generation: u32,
+}
+
+impl SourceIdentity {
+    /// As a generation: not all of the inode's content or attributes could be read, so the next scan has to read it again,
+    /// however unchanged it looks.
+    pub const READ_IN_PART: u32 = u32::MAX;
+
+    /// Whether both are the same inode of the same file system.
+    #[must_use]
+    pub const fn is_same_inode(&self, other: &Self) -> bool {
+        self.fs == other.fs && self.ino == other.ino
+    }
 }
 
 /// The attributes of one inode.

@@ -10,8 +10,10 @@ use super::points::Points;
 use super::prune::{PruneOptions, plan};
 use super::tree::range;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Location, PACKAGE_BYTES, PACKAGE_CHUNKS, PackageInfo, Repository, Writer, announce, scan_package};
-use repo_format::{ChunkId, Extent, Key, PackageKind, PointRecord, SegmentKind};
+use crate::store::{
+    Freed, Location, PACKAGE_BYTES, PACKAGE_CHUNKS, PackageInfo, Repository, Writer, announce, scan_package,
+};
+use repo_format::{ChunkId, Extent, Key, PackageId, PackageKind, PointRecord, SegmentKind};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -58,8 +60,17 @@ struct Contents {
     dead: Vec<ChunkId>,
 }
 
+/// What is to be compacted.
+#[derive(Debug, Default)]
+pub struct CompactPlan {
+    /// Packages to rewrite, those with the least live bytes first.
+    pub rewrites: Vec<Rewrite>,
+    /// Packages that stay as they are because they are damaged: what is not found in them may still be needed.
+    pub damaged: Vec<PackageId>,
+}
+
 /// What a compaction did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Compacted {
     /// Chunks moved.
     pub moved_chunks: u64,
@@ -71,13 +82,15 @@ pub struct Compacted {
     pub packages: u64,
     /// Packages of the plan that are left for another time.
     pub packages_left: u64,
+    /// Packages that were left as they are because they are damaged.
+    pub damaged: Vec<PackageId>,
 }
 
-/// Which packages to rewrite, those with the least live bytes first. Nothing is changed.
+/// Which packages to rewrite. Nothing is changed.
 ///
 /// # Errors
 /// As [`plan`].
-pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec<Rewrite>> {
+pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<CompactPlan> {
     let repository = writer.repository();
     // What is forgotten can be brought back: compact removes no restore point.
     let states = repository.index().states()?;
@@ -86,7 +99,7 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
     let dead = plan(writer, &PruneOptions { keep, as_before, discard_unfinished: false, stop: options.stop })?;
     let mut dead_rows = dead.dead_rows()?.peekable();
     let mut small = HashMap::<PackageKind, Vec<Rewrite>>::new();
-    let mut out = Vec::new();
+    let (mut out, mut damaged) = (Vec::new(), Vec::new());
     let mut packages = repository.index().packages()?;
     packages.sort_unstable_by_key(|info| info.number);
     for info in packages {
@@ -110,11 +123,11 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
         if gone.is_empty() && !is_small && !has_holes {
             continue;
         }
-        let rewrite = measure(repository, info, occupied, &gone, indexed)?;
-        if (rewrite.dead.iter().map(|word| word.count_ones() as usize).sum::<usize>()) < gone.len() {
-            // The index names chunks here that are not here: that is for check and repair.
+        // Also where the index names chunks here that are not here: that is for check and repair.
+        let Some(rewrite) = measure(repository, info, occupied, &gone, indexed)?.filter(|r| r.has_all(indexed)) else {
+            damaged.push(info.id);
             continue;
-        }
+        };
         if (rewrite.live_bytes as f64) < options.min_live * info.bytes as f64 {
             out.push(rewrite);
         } else if is_small {
@@ -129,7 +142,7 @@ pub fn plan_compact(writer: &Writer, options: &CompactOptions<'_>) -> Result<Vec
         bytes += rewrite.live_bytes;
         bytes <= options.max_bytes
     });
-    Ok(out)
+    Ok(CompactPlan { rewrites: out, damaged })
 }
 
 /// Neither in bytes nor in chunks a quarter of what a package is sealed at.
@@ -138,16 +151,17 @@ fn is_small(bytes: u64, chunks: u64) -> bool {
     below(bytes, PACKAGE_BYTES) && below(chunks, PACKAGE_CHUNKS as u64)
 }
 
+/// None for a package that is damaged.
 fn measure(
     repository: &Repository,
     info: PackageInfo,
     occupied: u64,
     gone: &HashSet<ChunkId>,
     indexed: u64,
-) -> Result<Rewrite> {
+) -> Result<Option<Rewrite>> {
     let mut out = Rewrite { info, live_bytes: 0, occupied, live_chunks: 0, dead: Vec::new() };
     let mut number = 0;
-    each_segment(repository, &info, Some(indexed), |kind_and_bytes, chunks| {
+    let is_whole = each_segment(repository, &info, Some(indexed), |kind_and_bytes, chunks| {
         let (_, segment_bytes, raw_bytes) = kind_and_bytes;
         let mut live = 0;
         for (id, len, here) in chunks {
@@ -162,7 +176,7 @@ fn measure(
         }
         out.live_bytes += segment_bytes * live / raw_bytes.max(1);
     })?;
-    Ok(out)
+    Ok(is_whole.then_some(out))
 }
 
 fn set(bits: &mut Vec<u64>, number: usize) {
@@ -176,14 +190,18 @@ fn set(bits: &mut Vec<u64>, number: usize) {
 type Head = (SegmentKind, u64, u64);
 
 /// Goes through the segments of a package: of each chunk its id, its length, and whether the index says that it is here. That
-/// need not be asked where the index has as many chunks of the package as the package.
+/// need not be asked where the index has as many chunks of the package as the package. Of a damaged package nothing is told, and
+/// the result is false.
 fn each_segment(
     repository: &Repository,
     info: &PackageInfo,
     indexed: Option<u64>,
     mut tell: impl FnMut(Head, &[(ChunkId, u32, bool)]),
-) -> Result<()> {
+) -> Result<bool> {
     let scanned = scan_package(&**repository.packages(), &info.id)?;
+    if !scanned.is_whole() {
+        return Ok(false);
+    }
     let chunks = scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>();
     for found in &scanned.segments {
         let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
@@ -195,11 +213,16 @@ fn each_segment(
             rows.map(|(row, place)| (row.id, row.raw_bytes, plain || place.is_some_and(at_home))).collect();
         tell((found.header.kind, found.header.segment_bytes(), found.header.raw_bytes()), &rows);
     }
-    Ok(())
+    Ok(true)
 }
 
 impl Rewrite {
-    /// What is to be done with each chunk, as the index has it now.
+    /// Whether all chunks that the index has in the package were found in it.
+    fn has_all(&self, indexed: u64) -> bool {
+        self.live_chunks + self.dead.iter().map(|word| u64::from(word.count_ones())).sum::<u64>() >= indexed
+    }
+
+    /// What is to be done with each chunk, as the index has it now; nothing, when the package was damaged meanwhile.
     fn contents(&self, repository: &Repository) -> Result<Contents> {
         let (mut out, mut number) = (Contents::default(), 0);
         each_segment(repository, &self.info, None, |(kind, ..), chunks| {
@@ -248,8 +271,7 @@ pub fn compact(
         order.sort(&mut chunks);
         out.moved_chunks += chunks.len() as u64;
         store_again(writer, &chunks)?;
-        out.freed += free(writer, contents.iter().map(|(info, contents)| (*info, &contents.dead[..])))?;
-        out.packages += round as u64;
+        free(writer, contents.iter().map(|(info, contents)| (*info, &contents.dead[..])), &mut out)?;
         bytes = now.iter().fold(bytes, |sum, rewrite| sum.saturating_add(rewrite.live_bytes));
         progress(bytes);
     }
@@ -268,7 +290,7 @@ pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool, progres
     let repository = writer.repository();
     let packages: HashMap<u32, PackageInfo> =
         repository.index().packages()?.into_iter().map(|p| (p.number, p)).collect();
-    let (mut touched, mut moved, mut bytes) = (BTreeSet::new(), 0, 0_u64);
+    let (mut touched, mut moved, mut bytes) = (Homes::default(), 0, 0_u64);
     let (mut batch, mut seen) = (Vec::new(), HashSet::new());
     let mut extents = extents(repository, point).peekable();
     while let Some(chunk) = extents.next() {
@@ -289,20 +311,44 @@ pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool, progres
         for (id, place) in batch.drain(..).zip(places) {
             let place = place.ok_or_else(|| lost(&id))?;
             // A package that was not there before holds what an earlier batch has moved.
-            if packages.contains_key(&place.package) {
+            let Some(info) = packages.get(&place.package) else { continue };
+            if touched.is_whole(repository, info)? {
                 moving.push((SegmentKind::Data, id));
                 homes.push(place.package);
             }
         }
-        touched.extend(homes);
+        touched.packages.extend(homes);
         moved += moving.len() as u64;
         store_again(writer, &moving)?;
         progress(bytes);
         seen.clear();
     }
-    let freed = free(writer, touched.iter().filter_map(|number| packages.get(number)).map(|info| (*info, &[][..])))?;
-    let written = writer.stats().stored_bytes - before.stored_bytes;
-    Ok(Compacted { moved_chunks: moved, written, freed, packages: touched.len() as u64, packages_left: 0 })
+    let damaged = touched.known.values().filter_map(|(id, is_whole)| (!is_whole).then_some(*id)).collect();
+    let mut out = Compacted { moved_chunks: moved, damaged, ..Compacted::default() };
+    let touched = touched.packages.iter().filter_map(|number| packages.get(number));
+    free(writer, touched.map(|info| (*info, &[][..])), &mut out)?;
+    out.written = writer.stats().stored_bytes - before.stored_bytes;
+    Ok(out)
+}
+
+/// The packages that a point's content is in.
+#[derive(Default)]
+struct Homes {
+    /// Out of which chunks move.
+    packages: BTreeSet<u32>,
+    /// Whether each that was looked at is whole.
+    known: HashMap<u32, (PackageId, bool)>,
+}
+
+impl Homes {
+    fn is_whole(&mut self, repository: &Repository, info: &PackageInfo) -> Result<bool> {
+        if let Some((_, is_whole)) = self.known.get(&info.number) {
+            return Ok(*is_whole);
+        }
+        let is_whole = scan_package(&**repository.packages(), &info.id)?.is_whole();
+        self.known.insert(info.number, (info.id, is_whole));
+        Ok(is_whole)
+    }
 }
 
 /// The content chunks of a point in the order of its tree, as often as it has them.
@@ -393,20 +439,26 @@ fn store_again(writer: &Writer, chunks: &[(SegmentKind, ChunkId)]) -> Result<()>
             writer.store_segment(kind, table, raw)?;
         }
     }
+    announce("chunks-appended");
     writer.finish()?;
     announce("chunks-moved");
     Ok(())
 }
 
-/// Frees what the index does not name of `packages` any more, and what is dead.
-fn free<'a>(writer: &Writer, packages: impl Iterator<Item = (PackageInfo, &'a [ChunkId])>) -> Result<u64> {
-    let mut freed = 0;
+/// Frees what the index does not name of `packages` any more, and what is dead; counts it in `out`.
+fn free<'a>(
+    writer: &Writer,
+    packages: impl Iterator<Item = (PackageInfo, &'a [ChunkId])>,
+    out: &mut Compacted,
+) -> Result<()> {
     for (info, dead) in packages {
-        freed += writer.free_unnamed(info.number, &info.id, dead)?;
+        match writer.free_unnamed(info.number, &info.id, dead)? {
+            Freed::Bytes(bytes) => (out.freed, out.packages) = (out.freed + bytes, out.packages + 1),
+            Freed::Damaged => out.damaged.push(info.id),
+        }
         announce("old-place-freed");
     }
-    writer.settle()?;
-    Ok(freed)
+    writer.settle()
 }
 
 #[cfg(test)]

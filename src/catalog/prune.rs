@@ -8,7 +8,7 @@ use super::sorter::{SORT_BYTES, Sorted, Sorter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Dead, FoundSegment, Location, PackageInfo, Range, RecordPlace, Repository, ScannedPackage, Writer};
 use crate::store::{dead_segments, scan_package};
-use repo_format::{ChunkId, PackageKind, PointId, PointRecord, SegmentKind};
+use repo_format::{ChunkId, PackageId, PackageKind, PointId, PointRecord, SegmentKind};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,8 +118,11 @@ pub fn plan(writer: &Writer, options: &PruneOptions<'_>) -> Result<Plan> {
 fn known_packages(repository: &Repository, packages: &[PackageInfo]) -> Result<()> {
     let known: HashSet<_> = packages.iter().map(|info| info.id).collect();
     for id in repository.packages().list()?.into_iter().filter(|id| !known.contains(id)) {
-        if scan_package(&**repository.packages(), &id).is_ok_and(|scanned| !scanned.segments.is_empty()) {
-            return Err(stale(&format!("package {id} is not in the index")));
+        match scan_package(&**repository.packages(), &id) {
+            Ok(scanned) if scanned.segments.is_empty() && !scanned.was_sealed => {}
+            Err(e) if e.kind() == ErrorKind::Damaged => {}
+            Ok(_) => return Err(stale(&format!("package {id} is not in the index"))),
+            Err(e) => return Err(unreadable(&id, e)),
         }
     }
     Ok(())
@@ -131,15 +134,18 @@ fn stale(what: &str) -> Error {
 }
 
 fn scan(repository: &Repository, info: &PackageInfo) -> Result<ScannedPackage> {
-    let cannot = |e: Error| {
-        e.context(format!("package {} cannot be read", info.id))
-            .advise("nothing was removed; run 'relict-maint check', mend what it names, then run this again")
-    };
-    let scanned = scan_package(&**repository.packages(), &info.id).map_err(cannot)?;
+    let scanned = scan_package(&**repository.packages(), &info.id).map_err(|e| unreadable(&info.id, e))?;
     match scanned.damage.first() {
-        None => Ok(scanned),
-        Some((at, e)) => Err(cannot(Error::damaged(format!("byte {at}: {e}")))),
+        None if scanned.is_whole() || !info.sealed => Ok(scanned),
+        None => Err(unreadable(&info.id, Error::damaged("its footer is damaged"))),
+        Some((at, e)) => Err(unreadable(&info.id, Error::damaged(format!("byte {at}: {e}")))),
     }
+}
+
+fn unreadable(id: &PackageId, error: Error) -> Error {
+    error
+        .context(format!("package {id} cannot be read"))
+        .advise("nothing was removed; run 'relict-maint check', mend what it names, then run this again")
 }
 
 impl Planner<'_> {

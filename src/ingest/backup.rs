@@ -75,7 +75,7 @@ pub fn backup(writer: &Writer, options: &BackupOptions, monitor: &dyn Monitor, s
     let run = Backup { writer, options, paths: &paths, monitor, stop };
     let mut notes = Vec::new();
     let (scanned, compared) = match (run.scan(options.parent.as_ref()), &options.parent) {
-        (Err(error), Some(parent)) if error.kind() == ErrorKind::Damaged => {
+        (Err(error), Some(parent)) if error.is_loss() => {
             let why = format!("read completely: the tree of point {} is damaged: {error}", parent.id);
             notes.push(why.into_bytes());
             (run.scan(None), None)

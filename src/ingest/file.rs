@@ -116,7 +116,8 @@ impl FileJob {
         if !same {
             edits.push((Key::SourceIno(self.source.fs, self.source.ino).encode(), Edit::Delete));
         }
-        let mut inode = inode_of(&read.stat, 1, read.attributes.flags, Some(self.source).filter(|_| same));
+        let source = as_read(self.source, read.in_part || read.attributes.in_part);
+        let mut inode = inode_of(&read.stat, 1, read.attributes.flags, Some(source).filter(|_| same));
         (inode.size, inode.data_bytes) = (read.size, read.data_bytes);
         if self.many_names {
             run.keep_shared(self.ino, inode);
@@ -140,6 +141,14 @@ pub(super) struct FileRead {
     pub(super) size: u64,
     /// Of these, bytes in extents.
     pub(super) data_bytes: u64,
+    /// Whether some bytes could not be read.
+    pub(super) in_part: bool,
+}
+
+/// What to remember of where an inode was found, so that the next scan reads it again when this one could not read it all.
+pub(super) fn as_read(source: SourceIdentity, in_part: bool) -> SourceIdentity {
+    let generation = if in_part { SourceIdentity::READ_IN_PART } else { 0 };
+    SourceIdentity { generation, ..source }
 }
 
 /// The record of an inode. Only regular files have data bytes; the caller knows them.

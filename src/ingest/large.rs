@@ -181,7 +181,7 @@ impl<'a> LargeFile<'a> {
         }
         let changed = Stat::of_file(file).map_or(true, |now| !stat.same_content(&now));
         self.job.report_content(run, &end.content, changed);
-        let read = FileRead { stat, attributes, size: end.size, data_bytes: 0 };
+        let read = FileRead { stat, attributes, size: end.size, data_bytes: 0, in_part: end.content.error.is_some() };
         let mut done = lock(&self.done);
         done.end = Some((end.blocks, read));
         self.finish_if_done(run, &mut done, edits)

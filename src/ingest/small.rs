@@ -94,7 +94,9 @@ impl SmallFiles {
         match read {
             Ok((stat, changed)) => {
                 job.report_content(run, &content, changed);
-                Some(self.split(run, job, stat, attributes, start))
+                let mut file = self.split(run, job, stat, attributes, start);
+                file.read.in_part = content.error.is_some();
+                Some(file)
             }
             Err(error) => {
                 self.buffer.truncate(start);
@@ -153,7 +155,7 @@ impl SmallFiles {
                 Piece::More => break,
             }
         }
-        let read = FileRead { stat, attributes, size: bytes.len() as u64, data_bytes };
+        let read = FileRead { stat, attributes, size: bytes.len() as u64, data_bytes, in_part: false };
         ReadFile { job, read, chunks: first..self.chunks.len() }
     }
 

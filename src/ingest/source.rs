@@ -101,6 +101,8 @@ pub(super) struct Attributes {
     pub(super) flags: u32,
     /// Extended attributes, ascending by name.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether some of them could not be read.
+    pub(super) in_part: bool,
 }
 
 impl Attributes {
@@ -108,13 +110,14 @@ impl Attributes {
     pub(super) fn of_file(file: &File) -> (Self, Option<io::Error>) {
         let (flags, error) = split(os::inode_flags(file));
         let (xattrs, xattr_error) = split(xattr::read_all(file));
-        (Self { flags: flags & KEPT_FLAGS, xattrs: storable(xattrs) }, error.or(xattr_error))
+        let error = error.or(xattr_error);
+        (Self { flags: flags & KEPT_FLAGS, xattrs: storable(xattrs), in_part: error.is_some() }, error)
     }
 
     /// Of an entry that is not opened; it has no flags that could be asked for.
     pub(super) fn of_entry(dir: &Dir, name: &[u8]) -> (Self, Option<io::Error>) {
         let (xattrs, error) = split(xattr::read_all_at(dir, name));
-        (Self { flags: 0, xattrs: storable(xattrs) }, error)
+        (Self { flags: 0, xattrs: storable(xattrs), in_part: error.is_some() }, error)
     }
 }
 

@@ -4,7 +4,7 @@
 //! neighbouring numbers before the walk goes down. What it finds becomes edits, except for regular files
 //! with new content, which go to the workers.
 
-use super::file::{FileJob, inode_of, merge_xattrs};
+use super::file::{FileJob, as_read, inode_of, merge_xattrs};
 use super::file_systems::{FileSystems, device_of};
 use super::links::{Link, Links, OtherName};
 use super::listing::{Ahead, Listing, OpenDirs, Slot};
@@ -328,7 +328,9 @@ impl<'w, 'a> Walker<'w, 'a> {
     fn known(&mut self, found: &Found<'_>) -> Result<Option<(u64, Inode)>> {
         let is = |old: &Inode| {
             let same_birth = old.btime.is_none() || found.stat.btime.is_none() || old.btime == found.stat.btime;
-            old.source == Some(found.source()) && old.kind() == found.stat.kind && same_birth
+            old.source.is_some_and(|source| source.is_same_inode(&found.source()))
+                && old.kind() == found.stat.kind
+                && same_birth
         };
         if let Some(name) = found.old_name
             && let Some(old) = self.old_inode(name.ino)?
@@ -476,7 +478,8 @@ impl<'w, 'a> Walker<'w, 'a> {
             self.report(path(), &error, "its extended attributes cannot be read");
         }
         merge_xattrs(self.run, ino, old.is_some(), &attributes, &mut self.edits)?;
-        let inode = inode_of(&found.stat, 1, attributes.flags, Some(found.source()));
+        let source = as_read(found.source(), attributes.in_part);
+        let inode = inode_of(&found.stat, 1, attributes.flags, Some(source));
         if found.is_shared() {
             self.run.keep_shared(ino, inode);
         } else {
@@ -576,7 +579,8 @@ impl<'w, 'a> Walker<'w, 'a> {
             self.report(path.to_vec(), &error, "its attributes cannot be read");
         }
         merge_xattrs(self.run, item.ino, item.old.is_some(), &attributes, &mut self.edits)?;
-        let inode = inode_of(&item.stat, nlink, attributes.flags, Some(item.source));
+        let source = as_read(item.source, attributes.in_part);
+        let inode = inode_of(&item.stat, nlink, attributes.flags, Some(source));
         self.put_inode(item.ino, item.old.as_deref(), &inode);
         Ok(())
     }
@@ -654,9 +658,11 @@ impl Batch {
     }
 }
 
-/// Whether nothing about an item can have changed.
+/// Whether nothing about an item can have changed since it was read, and all of it was.
 fn is_unchanged(stat: &Stat, old: &Inode) -> bool {
-    (stat.size, stat.mtime, stat.ctime) == (old.size, old.mtime, old.ctime)
+    let in_part = old.source.is_some_and(|source| source.generation == SourceIdentity::READ_IN_PART);
+    !in_part
+        && (stat.size, stat.mtime, stat.ctime) == (old.size, old.mtime, old.ctime)
         && (stat.mode, stat.uid, stat.gid, stat.rdev) == (old.mode, old.uid, old.gid, old.rdev)
 }
 

@@ -140,6 +140,7 @@ impl<'s> Segments<'s> {
     ) -> io::Result<()> {
         let mut at = start;
         for piece in pieces {
+            self.shared.go_on()?;
             self.compare_zeros(file, at, piece.offset, damage)?;
             let len = u64::from(piece.extent.len);
             match self.find(piece) {
@@ -168,9 +169,7 @@ impl<'s> Segments<'s> {
             let (mut at, bytes) = range?;
             let stop = at + bytes;
             while at < stop {
-                if self.shared.stopping() {
-                    return Err(io::ErrorKind::Interrupted.into());
-                }
+                self.shared.go_on()?;
                 let len = bytes_usize(stop - at).min(COMPARE_BYTES);
                 self.buffer.resize(len, 0);
                 read_at(file, &mut self.buffer, at)?;

@@ -7,11 +7,11 @@
 use super::content::{Damage, Segments};
 use super::meta::{self, Place};
 use super::report::{Finding, Progress};
-use super::shared::Shared;
+use super::shared::{Shared, Unwritten};
 use super::window::{NodeJob, PartJob};
-use super::{Mode, Overwrite};
+use super::{Mode, Overwrite, special};
 use crate::os::{Dir, Stat, stat_file, write};
-use repo_format::Inode;
+use repo_format::{FileKind, Inode};
 use std::fs::File;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -80,8 +80,9 @@ pub(super) fn begin_large<'s>(
     right: &mut dyn FnMut(&File) -> io::Result<bool>,
 ) -> Option<Arc<LargeFile<'s>>> {
     let begun = begin(shared, &job, right).and_then(|opened| {
-        let writes = opened.as_ref().filter(|o| matches!(o.why, Why::Created | Why::Replaced));
-        writes.map_or(Ok(()), |o| o.file.set_len(job.inode().size))?;
+        if let Some(opened) = opened.as_ref().filter(|o| matches!(o.why, Why::Created | Why::Replaced)) {
+            opened.file.set_len(job.inode().size).inspect_err(|_| undo(&job, opened))?;
+        }
         Ok(opened)
     });
     match begun {
@@ -192,14 +193,25 @@ fn begin_existing(
 pub(super) fn may_replace(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Result<bool> {
     if shared.overwrite == Overwrite::Never {
         Progress::add(&shared.progress.kept, 1);
+        let right = job.inode().nlink > 1 && is_there(shared, dir, job)?;
+        shared.not_written(&job.head, if right { Unwritten::Kept } else { Unwritten::Other });
         return Ok(false);
     }
     if dir.stat(&job.name)?.is_dir() {
+        shared.not_written(&job.head, Unwritten::Other);
         let what = "a directory stands in its place; move it away and restore again".to_owned();
         shared.found(job.path(), what);
         return Ok(false);
     }
     Ok(true)
+}
+
+/// Whether what stands under the name is what should.
+fn is_there(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Result<bool> {
+    match job.inode().kind() {
+        FileKind::File => Ok(open_right(shared, dir, job)?.is_some()),
+        _ => special::is_same(dir, &dir.stat(&job.name)?, job),
+    }
 }
 
 /// Calls `make` with temporary names until one is free.
@@ -311,6 +323,7 @@ pub(super) fn failed(shared: &Shared<'_>, job: &NodeJob<'_>, error: &io::Error) 
     if error.kind() == io::ErrorKind::Interrupted && shared.stopping() {
         return;
     }
+    shared.not_written(&job.head, Unwritten::Other);
     let done = if shared.mode == Mode::Verify { "it could not be compared" } else { "it was not restored" };
     shared.find(Finding { path: job.path(), what: format!("{done}: {error}"), ranges: Vec::new() }, error);
 }

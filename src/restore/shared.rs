@@ -1,16 +1,18 @@
 //! What all threads of one restore share.
 
 use super::dir::most_open;
-use super::lookup::TreeReader;
+use super::lookup::{Head, TreeReader};
 use super::report::{Finding, Log, Progress};
 use super::{Mode, Overwrite};
 use crate::catalog::points::printable;
 use crate::error::{Error, ErrorKind};
 use crate::store::Repository;
 use repo_format::ChunkId;
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Large files open at a time, where the process may have many.
 const MOST_LARGE: usize = 128;
@@ -39,6 +41,17 @@ pub(super) struct Shared<'s> {
     pub most_large: usize,
     pub open_files: AtomicUsize,
     temporary: AtomicU64,
+    /// Inodes with several names of which the first was not written.
+    unwritten: Mutex<HashMap<u64, Unwritten>>,
+}
+
+/// What stands under the first name of an inode with several names when it was not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    /// What should be there, and it is to be left as it is.
+    Kept,
+    /// Something else, or nothing.
+    Other,
 }
 
 /// Who we are, as far as it decides what can be restored.
@@ -86,6 +99,7 @@ impl<'s> Shared<'s> {
             most_large: usize::try_from(limit / 8).unwrap_or(MOST_LARGE).min(MOST_LARGE),
             open_files: AtomicUsize::new(0),
             temporary: AtomicU64::new(0),
+            unwritten: Mutex::default(),
         }
     }
 
@@ -96,6 +110,14 @@ impl<'s> Shared<'s> {
     /// Whether to stop, for whatever reason.
     pub fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// For work that takes long.
+    ///
+    /// # Errors
+    /// `Interrupted`, when it is to stop.
+    pub fn go_on(&self) -> io::Result<()> {
+        if self.stopping() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 
     /// Ends everything.
@@ -122,6 +144,23 @@ impl<'s> Shared<'s> {
     /// As [`Shared::find`], where no system call of the target is the cause.
     pub fn found(&self, path: Vec<u8>, what: String) {
         self.log.find(self.progress, Finding { path, what, ranges: Vec::new() });
+    }
+
+    /// Says that a name was not written. Of an inode with more names, the others must know.
+    pub fn not_written(&self, head: &Head, first: Unwritten) {
+        if head.inode.nlink > 1 {
+            self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).insert(head.ino, first);
+        }
+    }
+
+    /// What stands under the first name of an inode, if it was not written.
+    pub fn unwritten(&self, ino: u64) -> Option<Unwritten> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).get(&ino).copied()
+    }
+
+    /// Another name is going to be the first.
+    pub fn begin_anew(&self, ino: u64) {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
     }
 
     /// A name for a file that gets its real one when it is whole.

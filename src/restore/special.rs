@@ -2,7 +2,8 @@
 
 use super::dir::DirNode;
 use super::file::{failed, may_replace, with_temporary};
-use super::meta::{self, Place};
+use super::lookup::Name;
+use super::meta;
 use super::report::{Finding, Progress};
 use super::shared::Shared;
 use super::window::NodeJob;
@@ -81,7 +82,8 @@ fn make(dir: &Dir, job: &NodeJob<'_>, name: &[u8]) -> io::Result<()> {
     }
 }
 
-fn is_same(dir: &Dir, stat: &Stat, job: &NodeJob<'_>) -> io::Result<bool> {
+/// Whether what stands under the name is of the kind, and has the target or the device number, that it should have.
+pub(super) fn is_same(dir: &Dir, stat: &Stat, job: &NodeJob<'_>) -> io::Result<bool> {
     let inode = job.inode();
     if FileKind::from_mode(stat.mode) != Some(inode.kind()) {
         return Ok(false);
@@ -94,19 +96,22 @@ fn is_same(dir: &Dir, stat: &Stat, job: &NodeJob<'_>) -> io::Result<bool> {
 
 fn finish(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>, name: &[u8], fresh: bool) {
     let plain = fresh && job.dir.state().is_some_and(|d| d.plain);
-    meta::finish_node(shared, dir, name, &job.head, &Place { path: &|| job.path(), fresh }, plain);
+    meta::finish_node(shared, dir, name, &job.head, &meta::Place { path: &|| job.path(), fresh }, plain);
 }
 
-/// A further name of a file whose first name is restored already.
+/// A name in the target.
+pub(super) type Place<'s> = (Arc<DirNode<'s>>, Arc<[u8]>);
+
+/// A further name of a file whose first name was handled already.
 pub(super) struct LinkJob<'s> {
-    pub first: (Arc<DirNode<'s>>, Arc<[u8]>),
+    pub first: Place<'s>,
     pub dir: Arc<DirNode<'s>>,
-    pub name: Box<[u8]>,
+    pub name: Name,
 }
 
 /// Restores or compares a further name.
 pub(super) fn link(shared: &Shared<'_>, job: &LinkJob<'_>) {
-    let path = || job.dir.path_of(&job.name);
+    let path = || job.dir.path_of(&job.name.name);
     match link_now(shared, job) {
         Ok(()) if shared.mode == Mode::Verify => Progress::add(&shared.progress.verified, 1),
         Ok(()) => {
@@ -125,12 +130,12 @@ fn link_now(shared: &Shared<'_>, job: &LinkJob<'_>) -> io::Result<()> {
     let (from, to) = (job.first.0.open()?, job.dir.open()?);
     let first = &job.first.1;
     if shared.mode == Mode::Restore {
-        match write::hard_link(&from, first, &to, &job.name) {
+        match write::hard_link(&from, first, &to, &job.name.name) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other,
         }
     }
-    let (wanted, there) = (from.stat(first)?, to.stat(&job.name)?);
+    let (wanted, there) = (from.stat(first)?, to.stat(&job.name.name)?);
     if (wanted.dev, wanted.ino) == (there.dev, there.ino) {
         return Ok(());
     }
@@ -145,7 +150,7 @@ fn link_now(shared: &Shared<'_>, job: &LinkJob<'_>) -> io::Result<()> {
         return Err(io::Error::other("a directory stands in its place"));
     }
     let (temporary, ()) = with_temporary(shared, &mut |name| write::hard_link(&from, first, &to, name))?;
-    write::rename(&to, &temporary, &to, &job.name).inspect_err(|_| {
+    write::rename(&to, &temporary, &to, &job.name.name).inspect_err(|_| {
         let _ = to.unlink(&temporary);
     })
 }

@@ -326,6 +326,69 @@ fn policies_for_what_exists() {
     assert_eq!(fs::read(at("same")).unwrap(), b"12345");
 }
 
+/// Three names of one inode in a restore point; `a` comes first.
+fn three_names() -> Sealed {
+    const NODUMP: u32 = 0x40;
+    let mut f = Fixture::new();
+    let ino = f.file_as(ROOT_INO, "a", b"linked", Inode { nlink: 3, flags: NODUMP, ..inode(0o100_600) });
+    f.name(ROOT_INO, "b", ino, FileKind::File);
+    f.name(ROOT_INO, "c", ino, FileKind::File);
+    let s = f.seal();
+    fs::create_dir(s.target()).unwrap();
+    s
+}
+
+#[test]
+fn a_name_that_was_left_alone_is_no_file_to_link_to() {
+    let s = three_names();
+    let of = |name: &str| fs::metadata(s.target().join(name)).unwrap();
+    let flags = |name: &str| crate::os::inode_flags(&fs::File::open(s.target().join(name)).unwrap()).unwrap();
+    fs::write(s.target().join("a"), "somebody else's").unwrap();
+    let before = flags("a");
+    for again in [false, true] {
+        let report = s.restore_with("/", Options { overwrite: Overwrite::Never, ..s.options() });
+        assert_eq!((report.findings.len(), report.totals.kept), (0, 1 + u64::from(again)));
+        assert_eq!(fs::read(s.target().join("a")).unwrap(), b"somebody else's");
+        assert_eq!((of("a").nlink(), flags("a")), (1, before));
+        assert_eq!((of("b").ino(), of("b").nlink()), (of("c").ino(), 2));
+        assert_eq!(fs::read(s.target().join("c")).unwrap(), b"linked");
+        assert_ne!(flags("c"), before);
+    }
+    // What was restored before and is right has its missing name back as a link, whatever is to be left alone.
+    fs::remove_file(s.target().join("c")).unwrap();
+    fs::rename(s.target().join("b"), s.target().join("a")).unwrap();
+    let report = s.restore_with("/", Options { overwrite: Overwrite::Never, ..s.options() });
+    assert_eq!((report.findings.len(), report.totals.kept, report.totals.links), (0, 1, 2));
+    assert_eq!((of("a").ino(), of("a").nlink()), (of("c").ino(), 3));
+}
+
+#[test]
+fn names_of_a_file_whose_first_cannot_be_restored() {
+    let s = three_names();
+    fs::create_dir(s.target().join("a")).unwrap();
+    let report = s.restore("/");
+    assert_eq!((report.findings.len(), report.totals.created, report.totals.links), (1, 1, 1));
+    let of = |name: &str| fs::metadata(s.target().join(name)).unwrap();
+    assert_eq!((of("b").ino(), of("b").nlink(), of("b").len()), (of("c").ino(), 2, 6));
+}
+
+#[test]
+fn comparing_a_large_file_can_be_stopped() {
+    let mut f = Fixture::new();
+    f.file(ROOT_INO, "large", &noise(300 * CHUNK));
+    let s = f.seal();
+    s.restore("/");
+    let point = s.repo.point_records().unwrap().remove(0);
+    let (progress, log, stop) = (Progress::default(), report::Log::default(), AtomicBool::new(true));
+    let shared = shared::Shared::new(&s.repo, point.root, &progress, &log, &stop);
+    let ino = shared.tree().find(b"large").unwrap().ino;
+    let file = fs::File::open(s.target().join("large")).unwrap();
+    let compared = walk::compare_whole(&shared, &shared.tree(), ino, 300 * CHUNK as u64, &file);
+    assert_eq!(compared.unwrap_err().kind(), std::io::ErrorKind::Interrupted);
+    stop.store(false, Ordering::Relaxed);
+    assert!(walk::compare_whole(&shared, &shared.tree(), ino, 300 * CHUNK as u64, &file).unwrap());
+}
+
 #[test]
 fn a_dry_run_makes_nothing() {
     let mut f = Fixture::new();

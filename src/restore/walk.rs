@@ -5,8 +5,8 @@ use super::file::{self, LargeFile};
 use super::lookup::{Head, InoSet, Name, TreeReader};
 use super::report::Progress;
 use super::select::{Selection, Wanted};
-use super::shared::Shared;
-use super::special::{LinkJob, link};
+use super::shared::{Shared, Unwritten};
+use super::special::{LinkJob, Place, link};
 use super::window::{Job, NodeJob, PartJob, Piece, Window};
 use super::{Mode, dry, meta};
 use crate::catalog::points::printable;
@@ -34,7 +34,9 @@ pub(super) struct Planner<'s, 'w> {
     firsts: HashMap<u64, First<'s>>,
     links: Vec<LinkJob<'s>>,
     /// Inodes whose flags must wait until they have all their names.
-    flagged: Vec<(Arc<DirNode<'s>>, Arc<[u8]>, Head)>,
+    flagged: Vec<(Place<'s>, Head)>,
+    /// Names that became the first of their inodes because those before could not.
+    instead: HashMap<u64, Place<'s>>,
     seen: InoSet,
 }
 
@@ -57,7 +59,8 @@ impl<'s, 'w> Planner<'s, 'w> {
         let tree = shared.tree();
         let cursor = tree.cursor();
         let (firsts, links, flagged, seen) = (HashMap::new(), Vec::new(), Vec::new(), InoSet::default());
-        Self { shared, tree, cursor, selection, window, firsts, links, flagged, seen }
+        let instead = HashMap::new();
+        Self { shared, tree, cursor, selection, window, firsts, links, flagged, instead, seen }
     }
 
     /// Restores everything below `root`, which is made already.
@@ -87,7 +90,7 @@ impl<'s, 'w> Planner<'s, 'w> {
         self.window.drain();
         self.do_links();
         if self.shared.mode == Mode::Restore {
-            self.flagged.drain(..).for_each(|(dir, name, head)| meta::late_flags(self.shared, &dir, &name, &head));
+            self.do_flags();
         }
     }
 
@@ -204,7 +207,7 @@ impl<'s, 'w> Planner<'s, 'w> {
             Progress::add(&self.shared.progress.files, 1);
             return true;
         }
-        self.links.push(LinkJob { first: names, dir: Arc::clone(dir), name: entry.name.clone() });
+        self.links.push(LinkJob { first: names, dir: Arc::clone(dir), name: entry.clone() });
         if self.links.len() >= MOST_LINKS {
             self.window.drain();
             self.do_links();
@@ -218,20 +221,51 @@ impl<'s, 'w> Planner<'s, 'w> {
         }
         let name: Arc<[u8]> = entry.name.clone().into();
         if meta::has_settable_flags(&head.inode) {
-            self.flagged.push((Arc::clone(dir), Arc::clone(&name), head.clone()));
+            self.flagged.push(((Arc::clone(dir), Arc::clone(&name)), head.clone()));
         }
         let first = First { dir: Arc::clone(dir), name, names_left: head.inode.nlink - 1 };
         self.firsts.insert(head.ino, first);
     }
 
     fn do_links(&mut self) {
-        for job in self.links.drain(..) {
+        for mut job in std::mem::take(&mut self.links) {
             if self.shared.stopping() {
                 break;
             }
+            let ino = job.name.entry.ino;
+            if self.shared.unwritten(ino) == Some(Unwritten::Other) {
+                self.first_anew(job);
+                continue;
+            }
+            if let Some(other) = self.instead.get(&ino) {
+                job.first = other.clone();
+            }
             link(self.shared, &job);
         }
-        self.links.clear();
+    }
+
+    /// Restores a further name as if it were the first, since there is nothing that it could be linked to.
+    fn first_anew(&mut self, job: LinkJob<'s>) {
+        let LinkJob { dir, name, .. } = job;
+        match self.head_of(&name) {
+            Ok((head, target)) => {
+                self.shared.begin_anew(head.ino);
+                self.instead.insert(head.ino, (Arc::clone(&dir), name.name.clone().into()));
+                self.emit(NodeJob { dir, name: name.name, head, pieces: Vec::new(), target });
+                self.window.drain();
+            }
+            Err(error) => self.shared.found(dir.path_of(&name.name), format!("it is lost: {error}")),
+        }
+    }
+
+    /// Inode flags that forbid changes, of files that have all their names now.
+    fn do_flags(&mut self) {
+        for ((dir, name), head) in self.flagged.drain(..) {
+            let (dir, name) = self.instead.get(&head.ino).cloned().unwrap_or((dir, name));
+            if self.shared.unwritten(head.ino).is_none() {
+                meta::late_flags(self.shared, &dir, &name, &head);
+            }
+        }
     }
 
     fn emit(&mut self, mut job: NodeJob<'s>) {
@@ -318,7 +352,13 @@ fn take_pieces(
 }
 
 /// Compares a large file that is there already, piece by piece.
-fn compare_whole(shared: &Shared<'_>, tree: &TreeReader<'_>, ino: u64, size: u64, file: &File) -> io::Result<bool> {
+pub(super) fn compare_whole(
+    shared: &Shared<'_>,
+    tree: &TreeReader<'_>,
+    ino: u64,
+    size: u64,
+    file: &File,
+) -> io::Result<bool> {
     let mut segments = super::content::Segments::new(shared);
     let mut cursor = tree.cursor();
     let mut rest = tree.extents(&mut cursor, ino, size);

@@ -138,9 +138,19 @@ fn refuse_occupied(path: &Path) -> Result<()> {
     }
 }
 
+/// Makes a directory, and those above it that are missing; their names are durable.
 fn make_dir(path: &Path) -> Result<()> {
+    let absolute = std::path::absolute(path).map_err(|e| Error::io(format!("creating {}", path.display()), e))?;
+    // Its own name also when it is there: a killed init may have made it.
+    let names: Vec<&Path> =
+        absolute.ancestors().enumerate().take_while(|(n, dir)| *n == 0 || !dir.exists()).map(|(_, dir)| dir).collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| Error::io(format!("creating {}", path.display()), e))
+    made.map_err(|e| Error::io(format!("creating {}", path.display()), e))?;
+    names.into_iter().filter_map(Path::parent).try_for_each(|above| match sync_dir(above) {
+        // Whoever may not read a directory cannot sync it either.
+        Err(e) if e.errno() == Some(libc::EACCES) => Ok(()),
+        synced => synced,
+    })
 }
 
 /// Writes a new file durably.

@@ -47,8 +47,7 @@ impl FileStore {
             return Ok(file.clone());
         }
         let path = self.path(id);
-        let file = OpenOptions::new().append(true).read(true).open(&path).map_err(|e| missing(&path, e))?;
-        let file = Arc::new(file);
+        let file = Arc::new(open_unsealed(&path).map_err(|e| missing(&path, e))?);
         writing.push((*id, file.clone()));
         Ok(file)
     }
@@ -260,6 +259,19 @@ impl PackageStore for FileStore {
 
 /// What file systems give back at once; a smaller block only makes the estimate too low.
 const BLOCK_BYTES: u64 = 4096;
+
+/// For appending. A process that was killed may have made the file read-only before the index called it sealed: then it is
+/// finished again.
+fn open_unsealed(path: &Path) -> std::io::Result<File> {
+    let open = || OpenOptions::new().append(true).read(true).open(path);
+    match open() {
+        Err(e) if e.kind() == Io::PermissionDenied => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            open()
+        }
+        other => other,
+    }
+}
 
 /// A sealed package is read-only, for its owner too.
 fn open_sealed(path: &Path) -> std::io::Result<File> {

@@ -112,6 +112,15 @@ fn free_unnamed(index: &Index, store: &dyn PackageStore, number: u32, id: &Packa
     if dead.ranges.is_empty() { Ok(0) } else { store.free(id, &dead.ranges, false) }
 }
 
+/// What became of a package of which the index names less than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freed {
+    /// So many bytes were given back.
+    Bytes(u64),
+    /// Nothing was done: the package is damaged, so what else it holds is not known.
+    Damaged,
+}
+
 /// A place of a restore point's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordPlace {
@@ -202,26 +211,31 @@ impl Writer {
         Ok(freed)
     }
 
-    /// Forgets `dead` chunks, then frees whatever the index does not name of a package, all of it if it names nothing.
-    /// Returns the bytes given back.
+    /// Forgets `dead` chunks, then frees whatever the index does not name of a package, all of it if it names nothing. Of a
+    /// package that is not whole nothing is forgotten or freed.
     ///
     /// # Errors
     /// When the medium fails; the next writer finishes what was begun.
-    pub fn free_unnamed(&self, number: u32, id: &PackageId, dead: &[ChunkId]) -> Result<u64> {
+    pub fn free_unnamed(&self, number: u32, id: &PackageId, dead: &[ChunkId]) -> Result<Freed> {
         let (index, store) = (self.repository().index(), self.repository().packages());
+        let scanned = scan_package(&**store, id)?;
+        // A segment that was not found may be needed as much as those that were.
+        if !scanned.is_whole() {
+            return Ok(Freed::Damaged);
+        }
         let mut batch = IndexBatch::default();
         dead.iter().try_for_each(|chunk| index.remove_chunk(&mut batch, chunk))?;
         index.add_freeing(&mut batch, number, *id)?;
         index.commit(batch)?;
         announce("dead-unlisted");
-        let dead = dead_segments(&scan_package(&**store, id)?, |found| is_named(index, number, found))?;
+        let dead = dead_segments(&scanned, |found| is_named(index, number, found))?;
         if !dead.needed {
-            return self.remove_package(number, id, &[]);
+            return self.remove_package(number, id, &[]).map(Freed::Bytes);
         }
         if dead.ranges.is_empty() || !store.frees_parts(id)? {
-            return self.end_freeing(number).map(|()| 0);
+            return self.end_freeing(number).map(|()| Freed::Bytes(0));
         }
-        self.free_segments(number, id, &dead, &[])
+        self.free_segments(number, id, &dead, &[]).map(Freed::Bytes)
     }
 
     /// From here on, nothing that is there is what an interrupted backup left.

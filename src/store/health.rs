@@ -121,5 +121,7 @@ pub fn record_health(
         index.add_damaged(&mut batch, *place)?;
     }
     index.commit(batch)?;
-    index.record_health(verified, last)
+    index.record_health(verified, last)?;
+    // Each opening begins a log, and a long check opens it twice a minute.
+    index.tidy_log()
 }

@@ -240,6 +240,13 @@ impl Index {
         self.scan("points")?.map(|row| row.and_then(entry)).collect()
     }
 
+    /// The chunk that holds the record of a visible restore point.
+    pub(super) fn point(&self, id: &PointId) -> Result<Option<ChunkId>> {
+        let bad = || Error::damaged("a restore point entry of the index is not valid").advise(REBUILD);
+        let found = self.db.get_cf(self.cf("points")?, id.0).map_err(|e| failed("reading the index", &e))?;
+        found.map(|chunk| Ok(ChunkId(chunk.try_into().map_err(|_| bad())?))).transpose()
+    }
+
     /// All journal records.
     ///
     /// # Errors

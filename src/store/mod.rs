@@ -31,11 +31,13 @@ mod states;
 mod writer;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;
 
 pub use create::{CreateOptions, create};
 pub use files::FileStore;
-pub use free::{Dead, Range, RecordPlace, announce, dead_segments};
+pub use free::{Dead, Freed, Range, RecordPlace, announce, dead_segments};
 pub use header::{RecoveredHeader, recover_header, replace_header};
 pub use health::{Health, LastCheck, record_health};
 pub use index::{Index, Location, PackageInfo};

@@ -1,15 +1,15 @@
 //! A new index from nothing but packages and keys: the old one is put aside, never destroyed.
 
 use super::files::sync_dir;
-use super::index::{Index, IndexBatch, Location, PackageInfo};
+use super::index::{Index, IndexBatch, PackageInfo};
 use super::keys::Keys;
 use super::lease::Lease;
-use super::recover::{finish_open_packages, index_segment, read_record, read_state};
-use super::repository::{Unlock, open_keys, package_store, writable_header};
-use super::scan::scan_package;
+use super::recover::{close, index_segment, read_record, read_state, whole_segments};
+use super::repository::{Unlock, open_keys, writable_header};
+use super::scan::{FoundSegment, ScannedPackage, scan_package};
 use super::{FileStore, PackageStore};
 use crate::error::{Error, ErrorKind, Result};
-use repo_format::{PackageId, PointId, RepoHeader, SegmentKind, StoreKind, Time};
+use repo_format::{PACKAGE_HEADER_BYTES, PackageId, PointId, RepoHeader, SegmentKind, StoreKind, Time};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,16 +52,12 @@ pub fn rebuild(path: &Path, unlock: &mut Unlock<'_>) -> Result<Rebuilt> {
     let index = Arc::new(Index::open_writer(&new, false, true)?);
     let store = FileStore::new(path.join("packages"));
     fill(&index, &store, &keys, &header, &mut out)?;
-    finish_open_packages(&index, &*package_store(path, &header, &index), &keys, &EVERYTHING)?;
     out.chunks = index.chunks()?.count() as u64;
     index.flush()?;
     drop(index);
     swap(path, &new, &mut out)?;
     Ok(out)
 }
-
-/// A new index names nothing but what was just found.
-const EVERYTHING: fn(&Location) -> Result<bool> = |_| Ok(true);
 
 fn fill(index: &Index, store: &dyn PackageStore, keys: &Keys, header: &RepoHeader, out: &mut Rebuilt) -> Result<()> {
     let mut ids = store.list()?;
@@ -72,13 +68,56 @@ fn fill(index: &Index, store: &dyn PackageStore, keys: &Keys, header: &RepoHeade
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let damage = std::mem::take(&mut out.damage);
         match add_package(index, store, keys, header, id, number, out) {
-            Ok(()) => out.packages += 1,
+            Ok(added) => out.packages += u64::from(added),
             Err(e) if e.kind() == ErrorKind::Damaged => out.damage.push(format!("package {id} is left out: {e}")),
             Err(e) => return Err(e),
         }
         out.damage.extend(damage);
     }
     Ok(())
+}
+
+/// What is to be indexed of a package: everything that can be found in it, or None if nothing is. It is written to, or removed,
+/// only when it is what a crash leaves: segments up to its end, and no trace of a footer.
+fn usable(
+    store: &dyn PackageStore,
+    keys: &Keys,
+    id: &PackageId,
+    scanned: &mut ScannedPackage,
+    damage: &mut Vec<String>,
+) -> Result<Option<Vec<FoundSegment>>> {
+    if scanned.was_sealed || !scanned.freed.is_empty() {
+        damage.extend(scanned.damage.iter().map(|(at, e)| format!("package {id}, byte {at}: {e}")));
+        if scanned.footer.is_none() {
+            damage.push(footer_is_lost(id, scanned));
+        }
+        return Ok(Some(std::mem::take(&mut scanned.segments)));
+    }
+    let whole = whole_segments(store, keys, id)?;
+    if !whole.segments.is_empty() {
+        scanned.bytes = close(store, id, &whole)?;
+        return Ok(Some(whole.segments));
+    }
+    if scanned.bytes == PACKAGE_HEADER_BYTES as u64 {
+        store.delete(id)?;
+        return Ok(None);
+    }
+    damage.push(format!(
+        "package {id} is left out: it has {} bytes, not one whole segment and no footer. An interrupted backup leaves that; \
+         whatever it is, it stays where it is",
+        scanned.bytes
+    ));
+    Ok(None)
+}
+
+fn footer_is_lost(id: &PackageId, scanned: &ScannedPackage) -> String {
+    let reached = scanned.damage.first().map_or(scanned.bytes, |(at, _)| *at);
+    format!(
+        "package {id}: its footer is damaged; {} segments were found without it, and nothing is known of what stands from byte \
+         {reached} to {}; 'relict-maint repair' stores what was found again",
+        scanned.segments.len(),
+        scanned.bytes
+    )
 }
 
 fn add_package(
@@ -89,23 +128,17 @@ fn add_package(
     id: &PackageId,
     number: u32,
     out: &mut Rebuilt,
-) -> Result<()> {
-    let scanned = scan_package(store, id)?;
+) -> Result<bool> {
+    let mut scanned = scan_package(store, id)?;
     scanned.belongs_to(header.repo, keys.encrypted())?;
-    let sealed = scanned.footer.is_some();
-    let info = PackageInfo { number, id: *id, kind: scanned.header.kind, sealed, bytes: scanned.bytes };
+    let Some(segments) = usable(store, keys, id, &mut scanned, &mut out.damage)? else { return Ok(false) };
+    let info = PackageInfo { number, id: *id, kind: scanned.header.kind, sealed: true, bytes: scanned.bytes };
     let mut batch = IndexBatch::default();
     index.add_package(&mut batch, &info)?;
-    if sealed {
-        for found in &scanned.segments {
-            index_segment(index, &mut batch, number, found, None)?;
-        }
-        out.damage.extend(scanned.damage.iter().map(|(at, e)| format!("package {id}, byte {at}: {e}")));
-    } else {
-        // Verified and sealed afterwards by the same recovery that a crash needs.
-        index.add_journal(&mut batch, &info)?;
+    for found in &segments {
+        index_segment(index, &mut batch, number, found, None)?;
     }
-    for found in scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::Point) {
+    for found in segments.iter().filter(|s| s.header.kind == SegmentKind::Point) {
         match read_record(store, keys, id, found) {
             // A repair gives a point another record: of two, the one that was sealed later counts.
             Ok((record, _)) if out.sealed.get(&record.id).is_some_and(|other| *other >= record.sealed) => {}
@@ -117,14 +150,15 @@ fn add_package(
         }
     }
     let mut states = Vec::new();
-    for found in scanned.segments.iter().filter(|s| s.header.kind == SegmentKind::State) {
+    for found in segments.iter().filter(|s| s.header.kind == SegmentKind::State) {
         match read_state(store, keys, id, found) {
             Ok(state) => states.push(state),
             Err(e) => out.damage.push(format!("the state of a restore point in package {id} cannot be read: {e}")),
         }
     }
     index.add_states(&mut batch, &states)?;
-    index.commit_until_flush(batch)
+    index.commit_until_flush(batch)?;
+    Ok(true)
 }
 
 /// Puts the new index in the place of the old one. There is an index at every moment, where the file system can exchange names.

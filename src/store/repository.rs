@@ -56,7 +56,7 @@ pub struct Repository {
     locations: Cache<ChunkId, Location>,
     points: Cache<PointId, Arc<PointRecord>>,
     pub(super) pin: std::sync::OnceLock<super::pins::Pin>,
-    /// Segments that are not what was written: package number and offset.
+    /// Segments that are not what was written, or cannot be read: package number and offset.
     damaged: Mutex<HashSet<(u32, u32)>>,
 }
 
@@ -309,7 +309,8 @@ impl Repository {
         let package = self.package(at.package)?;
         let (key, offset) = (package.key.as_ref(), u64::from(at.offset));
         let segment = read_segment_with(&*self.packages, key, &package.id, offset, at.segment_bytes);
-        if segment.as_ref().is_err_and(|error| error.kind() == ErrorKind::Damaged) {
+        let segment = segment.map_err(Error::of_stored);
+        if segment.as_ref().is_err_and(Error::is_loss) {
             self.note_damaged([(at.package, at.offset)]);
         }
         segment

@@ -15,6 +15,9 @@ use std::cell::RefCell;
 const MAX_SEGMENT_BYTES: u32 =
     (SEGMENT_HEADER_BYTES + MAX_SEGMENT_CHUNKS * TABLE_ENTRY_BYTES + MAX_SEGMENT_RAW_BYTES) as u32;
 
+/// Zeros are read in pieces of this.
+const ZEROS_BYTES: usize = 256 << 10;
+
 /// A thread keeps a read buffer up to this; segments are rarely larger.
 const KEPT_READ_BUFFER_BYTES: usize = 1 << 20;
 
@@ -35,15 +38,24 @@ pub struct ScannedPackage {
     pub footer: Option<PackageFooter>,
     /// Segments whose header is whole, in order of offset.
     pub segments: Vec<FoundSegment>,
-    /// Segments that the footer names and prune has freed: offset and bytes. They read as zeros.
+    /// What prune has freed, offset and bytes: segments that the footer names, or without one, zeros up to the next segment.
     pub freed: Vec<(u64, u32)>,
     /// Places that should hold a segment and do not: offset and error.
     pub damage: Vec<(u64, Error)>,
+    /// Whether it was sealed once: there is a footer, or what is left of one.
+    pub was_sealed: bool,
     /// Length of the package.
     pub bytes: u64,
 }
 
 impl ScannedPackage {
+    /// Whether all of it is known: its footer is whole, and every segment that it names is there or was freed. What is not
+    /// in `segments` of another package may still be in the package, and nothing may be removed for it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.footer.is_some() && self.damage.is_empty()
+    }
+
     /// Holds the header to the repository's: its id, and whether segments are encrypted.
     ///
     /// # Errors
@@ -76,7 +88,9 @@ pub fn scan_package(store: &dyn PackageStore, id: &PackageId) -> Result<ScannedP
         return Err(Error::damaged(format!("package {id} holds the bytes of package {}", header.package)));
     }
     let footer = read_footer(store, id, bytes)?;
-    let mut out = ScannedPackage { header, footer, segments: Vec::new(), freed: Vec::new(), damage: Vec::new(), bytes };
+    let (segments, freed, damage) = (Vec::new(), Vec::new(), Vec::new());
+    let was_sealed = footer.is_some();
+    let mut out = ScannedPackage { header, footer, segments, freed, damage, was_sealed, bytes };
     match out.footer.clone() {
         Some(footer) => by_footer(store, id, &footer, &mut out),
         None => by_hopping(store, id, &mut out),
@@ -127,26 +141,66 @@ fn is_freed(store: &dyn PackageStore, id: &PackageId, entry: &FooterEntry) -> bo
     store.read(id, entry.offset, &mut bytes).is_ok() && bytes.iter().all(|byte| *byte == 0)
 }
 
-/// Without a footer: from segment to segment, as far as they are whole.
+/// Without a footer: from segment to segment, as far as they are whole. What prune has freed reads as zeros and is passed over:
+/// the next segment begins with the first byte that is not zero.
 fn by_hopping(store: &dyn PackageStore, id: &PackageId, out: &mut ScannedPackage) {
     let mut at = PACKAGE_HEADER_BYTES as u64;
+    let mut numbers = 0..=0;
     while at < out.bytes {
         match read_header(store, id, at, out.bytes, 0) {
-            Ok(header) if header.number as usize != out.segments.len() => {
+            Ok(header) if !numbers.contains(&u64::from(header.number)) => {
                 out.damage.push((at, Error::damaged("a segment has another number than its place")));
-                return;
+                break;
             }
             Ok(header) => {
                 let next = at + header.segment_bytes();
+                numbers = u64::from(header.number) + 1..=u64::from(header.number) + 1;
                 out.segments.push(FoundSegment { offset: at, header });
                 at = next;
             }
-            Err(e) => {
-                out.damage.push((at, e));
-                return;
-            }
+            Err(e) => match end_of_zeros(store, id, at, out.bytes) {
+                Ok(end) if end - at >= SHORTEST_SEGMENT_BYTES && end < out.bytes => {
+                    out.freed.push((at, (end - at) as u32));
+                    numbers = numbers.start() + 1..=numbers.start() + (end - at) / SHORTEST_SEGMENT_BYTES;
+                    at = end;
+                }
+                zeros => {
+                    out.damage.push((at, zeros.err().unwrap_or(e)));
+                    break;
+                }
+            },
         }
     }
+    out.was_sealed = has_rest_of_footer(store, id, at, out.bytes);
+}
+
+/// Header, a row of the table, a byte of payload.
+const SHORTEST_SEGMENT_BYTES: u64 = (SEGMENT_HEADER_BYTES + TABLE_ENTRY_BYTES + 1) as u64;
+
+/// Where the zeros end that begin at `at`: the first byte that is not zero, or `end`.
+fn end_of_zeros(store: &dyn PackageStore, id: &PackageId, mut at: u64, end: u64) -> Result<u64> {
+    let mut buffer = vec![0; ZEROS_BYTES];
+    while at < end {
+        let bytes = usize::try_from(end - at).unwrap_or(ZEROS_BYTES).min(ZEROS_BYTES);
+        let part = buffer.get_mut(..bytes).unwrap_or_default();
+        store.read(id, at, part)?;
+        if let Some(zeros) = part.iter().position(|byte| *byte != 0) {
+            return Ok(at + zeros as u64);
+        }
+        at += bytes as u64;
+    }
+    Ok(end)
+}
+
+/// Whether the package was sealed, although its footer is not valid: it is there in part where segments end, or at its end.
+fn has_rest_of_footer(store: &dyn PackageStore, id: &PackageId, at: u64, bytes: u64) -> bool {
+    let read = |at: u64| {
+        let mut part = [0; FOOTER_TRAILER_BYTES];
+        store.read(id, at, &mut part).is_ok().then_some(part)
+    };
+    let end = bytes.checked_sub(FOOTER_TRAILER_BYTES as u64);
+    read(at).is_some_and(|part| PackageFooter::may_begin(&part))
+        || end.and_then(read).is_some_and(|part| PackageFooter::may_end(&part))
 }
 
 /// `chunks` is how long the table is likely to be: then one read is enough.

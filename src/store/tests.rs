@@ -7,23 +7,23 @@ use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-fn unlock() -> crate::Result<Vec<u8>> {
+pub(super) fn unlock() -> crate::Result<Vec<u8>> {
     Ok(b"correct horse".to_vec())
 }
 
-fn cheap() -> CreateOptions {
+pub(super) fn cheap() -> CreateOptions {
     let kdf = repo_format::KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
     CreateOptions { kdf, ..CreateOptions::default() }
 }
 
-fn new_repo(options: &CreateOptions) -> TempDir {
+pub(super) fn new_repo(options: &CreateOptions) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     create(dir.path(), &mut unlock, options).unwrap();
     dir
 }
 
 /// Tries for a while: a process that another test starts holds our lease from its fork to its exec.
-fn writer(path: &Path) -> Writer {
+pub(super) fn writer(path: &Path) -> Writer {
     for _ in 0..100 {
         match Writer::open(path, &mut unlock, &OpenOptions::default()) {
             Err(e) if e.kind() == ErrorKind::Locked => std::thread::sleep(std::time::Duration::from_millis(10)),
@@ -33,12 +33,12 @@ fn writer(path: &Path) -> Writer {
     panic!("the lease is not given back");
 }
 
-fn reader(path: &Path) -> Arc<Repository> {
+pub(super) fn reader(path: &Path) -> Arc<Repository> {
     Repository::open(path, &mut unlock, &OpenOptions::default()).unwrap()
 }
 
 /// Deterministic bytes that compress a little.
-fn content(seed: u32, len: usize) -> Vec<u8> {
+pub(super) fn content(seed: u32, len: usize) -> Vec<u8> {
     let mut state = u64::from(seed) << 1 | 1;
     let next = |_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -47,7 +47,7 @@ fn content(seed: u32, len: usize) -> Vec<u8> {
     (0..len).map(next).collect()
 }
 
-fn store(w: &Writer, bytes: &[u8]) -> ChunkId {
+pub(super) fn store(w: &Writer, bytes: &[u8]) -> ChunkId {
     let id = w.chunk_id(bytes);
     if w.claim(&[id]).unwrap()[0] {
         w.store_segment(SegmentKind::Data, &[(id, bytes.len() as u32)], bytes).unwrap();
@@ -55,7 +55,7 @@ fn store(w: &Writer, bytes: &[u8]) -> ChunkId {
     id
 }
 
-fn point(w: &Writer, id: u8, root: ChunkId) -> PointRecord {
+pub(super) fn point(w: &Writer, id: u8, root: ChunkId) -> PointRecord {
     let time = Time { sec: 1_700_000_000 + i64::from(id), nsec: 5 };
     PointRecord {
         repo: w.repository().header().repo,
@@ -438,7 +438,7 @@ fn the_index_is_rebuilt_from_packages() {
     assert_eq!(&*r.chunk(&late_id).unwrap(), &late[..]);
 }
 
-fn package_file(dir: &Path, id: &PackageId) -> std::path::PathBuf {
+pub(super) fn package_file(dir: &Path, id: &PackageId) -> std::path::PathBuf {
     let name = id.to_string();
     dir.join(format!("packages/{}/{name}.pkg", &name[..2]))
 }

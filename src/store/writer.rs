@@ -96,6 +96,8 @@ struct OpenPackage {
     key: Option<PackageKey>,
     offset: u64,
     footer: PackageFooter,
+    /// Chunks in it.
+    chunks: usize,
     /// Chunks whose index entries wait for the package to be durable.
     unindexed: Vec<(ChunkId, Location)>,
     /// Restore points whose records are among them: they become visible in the same batch.
@@ -325,8 +327,17 @@ impl Writer {
         self.drain()?;
         let data = lock(&self.shared.data).take();
         data.map(|open| self.shared.seal_package(open)).transpose()?;
+        self.sync_nodes()?;
         points.iter().try_for_each(|point| self.append_record(point))?;
         self.finish()
+    }
+
+    /// Tree nodes are durable before a record names them: of bytes that were not synced, the later may arrive and the earlier not.
+    fn sync_nodes(&self) -> Result<()> {
+        match lock(&self.shared.meta).as_ref() {
+            Some(open) if !open.unindexed.is_empty() => self.shared.sync(open),
+            _ => Ok(()),
+        }
     }
 
     fn append_record(&self, point: &PointRecord) -> Result<()> {
@@ -361,6 +372,7 @@ impl Writer {
         self.drain()?;
         let data = lock(&self.shared.data).take();
         data.map(|open| self.shared.seal_package(open)).transpose()?;
+        self.sync_nodes()?;
         self.append_record(point)?;
         self.append_states(states)?;
         self.finish()
@@ -484,7 +496,7 @@ impl Shared {
             Listed::Point(point) => open.points.extend(record.map(|record| (point, record))),
             Listed::State(state) => open.states.push(state),
         }
-        let full = open.offset >= PACKAGE_BYTES || open.unindexed.len() >= PACKAGE_CHUNKS;
+        let full = open.offset >= PACKAGE_BYTES || open.chunks >= PACKAGE_CHUNKS;
         Ok(if full { slot.take() } else { None })
     }
 
@@ -514,6 +526,7 @@ impl Shared {
             key,
             offset,
             footer: PackageFooter::default(),
+            chunks: 0,
             unindexed: Vec::new(),
             points: Vec::new(),
             states: Vec::new(),
@@ -535,6 +548,7 @@ impl Shared {
         let (header, payload) = packed.seal(number, open.key.as_ref())?;
         self.packages.append(&open.info.id, offset, &[&header, &payload])?;
         open.footer.entries.push(FooterEntry { offset, bytes: bytes as u32, number, chunks });
+        open.chunks += chunks as usize;
         open.offset += bytes;
         self.counters.segments.fetch_add(1, Ordering::Relaxed);
         self.counters.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -557,8 +571,13 @@ impl Shared {
         if open.unindexed.is_empty() {
             return Ok(());
         }
-        self.packages.sync(&open.info.id)?;
+        self.sync(open)?;
         self.commit_entries(open)
+    }
+
+    /// A sync that fails is the end: the next one could succeed without what this one lost.
+    fn sync(&self, open: &OpenPackage) -> Result<()> {
+        self.packages.sync(&open.info.id).map_err(|e| self.fail(e))
     }
 
     fn commit_entries(&self, open: &mut OpenPackage) -> Result<()> {

@@ -249,16 +249,34 @@ class Package:
                 warn(f"{self.path.name}, segment at {row.offset}: {e}")
 
     def scan(self):
-        at, number = 64, 0
+        """Without a footer: up to the first that is not whole. Over freed segments only where something is left of a footer."""
+        at, numbers, found, before_zeros = 64, range(1), [], None
         while at < self.length:
             try:
                 segment = self.header_at(at)
-                need(segment.number == number, "segment number")
+                need(segment.number in numbers, "segment number")
                 self.content(at, segment)
             except Refused:
-                return
-            yield at, segment
-            at, number = at + segment.front_bytes + segment.stored_bytes, number + 1
+                end = self.end_of_zeros(at)
+                if end - at < 101 or end == self.length:
+                    break
+                before_zeros = len(found) if before_zeros is None else before_zeros
+                at, numbers = end, range(numbers.start + 1, numbers.start + (end - at) // 101 + 1)
+                continue
+            found.append((at, segment))
+            at += segment.front_bytes + segment.stored_bytes
+            numbers = range(segment.number + 1, segment.number + 2)
+        here, end = os.pread(self.file.fileno(), 4, at), os.pread(self.file.fileno(), 4, max(self.length - 24, 0))
+        return found if here == b"RFTR" or end == b"RPKE" else found[:before_zeros]
+
+    def end_of_zeros(self, at):
+        while at < self.length:
+            data = os.pread(self.file.fileno(), 1 << 18, at)
+            rest = data.lstrip(b"\0")
+            if rest or not data:
+                return at + len(data) - len(rest)
+            at += len(data)
+        return self.length
 
     def content(self, at, segment):
         """The chunks' bytes, verified against tag or check."""

@@ -236,6 +236,23 @@ def test_reading(tmp, encrypted):
     assert run(*base, "ls", "6e6f")[0] == 1
 
 
+def test_walking(tmp):
+    """What stands behind freed segments is found without a footer, if there was one."""
+    path = tmp / "repo-walk"
+    writer = Writer(path, True)
+    segments = [(1, [bytes([n]) * 300]) for n in range(6)]
+    for freed, sealed, found in [({0, 1}, 1, [2, 3, 4, 5]), ({3}, 1, [0, 1, 2, 4, 5]), ({1, 5}, 1, [0, 2, 3, 4]), ({2}, 0, [0, 1])]:
+        file = writer.package(1, segments, sealed=sealed, freed=freed)
+        whole = file.read_bytes()
+        for before_end in (1, 20, 24, 40) if sealed else (1,):
+            bad = bytearray(whole)
+            bad[-before_end] ^= sealed
+            file.write_bytes(bad)
+            repo = reader.Repository(path, PASSWORD)
+            package = reader.Package(file, repo.header, repo.keys)
+            assert [segment.number for _, segment in package.segments()] == found, (freed, sealed, before_end)
+
+
 def check_extracted(dest, base, whole):
     code, _, err = run(*base, "extract", "newer".encode().hex(), dest)
     assert code == 0, err
@@ -301,6 +318,7 @@ def main():
         for encrypted in (True, False):
             test_reading(Path(tmp), encrypted)
             test_damage(Path(tmp), encrypted, seed)
+        test_walking(Path(tmp))
         test_downgrade(Path(tmp))
     print("selftest passed")
 

@@ -1,11 +1,14 @@
 //! A repository that has rotted below a disk: increments go on, lose nothing more, and say what is lost already; what the
 //! disk still has is read from it again.
 
-use crate::rig::{Random, Rig};
+use crate::rig::{Random, Rig, succeeded};
+use crate::shim::with_bad_sectors;
 use crate::tools::{TIME, cat, last_point, notes, our_list, write_sparse};
 use repo_format::PointRecord;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const DISK_BYTES: usize = 12 << 20;
 
@@ -35,9 +38,17 @@ fn diff(from: Option<&str>, to: &str, size: usize, writes: &[(usize, &[u8])]) ->
     out
 }
 
+fn command(rig: &Rig, args: &[&str]) -> Command {
+    rig.command("relict", &[&["ingest"], args, &["--time", TIME]].concat())
+}
+
 /// `relict ingest`: exit code, what it said, and the last point.
 fn ingest(rig: &Rig, args: &[&str]) -> (i32, String, PointRecord) {
-    let out = rig.command("relict", &[&["ingest"], args, &["--time", TIME]].concat()).output().unwrap();
+    ended(rig, &mut command(rig, args))
+}
+
+fn ended(rig: &Rig, command: &mut Command) -> (i32, String, PointRecord) {
+    let out = command.output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     (out.status.code().unwrap(), said, last_point(rig))
 }
@@ -74,9 +85,15 @@ fn rot(rig: &Rig) {
 
 /// The disk of a point as restore gives it: lost parts are zeros.
 fn restored(rig: &Rig, point: &PointRecord) -> Vec<u8> {
+    restored_by(rig, point, |_| ())
+}
+
+fn restored_by(rig: &Rig, point: &PointRecord, disturb: impl FnOnce(&mut Command)) -> Vec<u8> {
     let target = rig.path("restored");
     let _ = std::fs::remove_dir_all(&target);
-    let out = rig.command("relict", &["-q", "restore", &point.id.to_string(), "-t", text(&target)]).output().unwrap();
+    let mut command = rig.command("relict", &["-q", "restore", &point.id.to_string(), "-t", text(&target)]);
+    disturb(&mut command);
+    let out = command.output().unwrap();
     assert!(matches!(out.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&out.stderr));
     std::fs::read(target.join("sda.raw")).unwrap()
 }
@@ -198,34 +215,159 @@ fn what_the_disk_still_has_is_read_again() {
     assert!(cat(&rig, &point, "sda.raw") == disk && whole.root == point.root);
 }
 
+/// A disk of noise in a repository that lies on bad sectors from here on: all of these bytes of its largest package.
+struct Bad {
+    rig: Rig,
+    disk: Vec<u8>,
+    image: PathBuf,
+    package: PathBuf,
+    bytes: Range<u64>,
+}
+
+impl Bad {
+    /// The bad bytes, from `part` of the package's length.
+    fn new(seed: u64, part: impl FnOnce(u64) -> Range<u64>) -> Self {
+        let (rig, disk) = (Rig::new(), Random::of(seed).bytes(DISK_BYTES));
+        let image = rig.path("now.raw");
+        write_sparse(&image, &disk);
+        ingest(&rig, &["image", text(&image), "--source", "n:sda", "--state", "a"]);
+        let package = largest_package(&rig);
+        let bytes = part(package.metadata().unwrap().len());
+        Self { rig, disk, image, package, bytes }
+    }
+
+    fn disturb(&self, command: &mut Command) {
+        with_bad_sectors(command, &self.package, self.bytes.clone(), None);
+    }
+
+    /// Changes the disk, and ingests it by a list that says so.
+    fn change(&mut self, at: usize, len: usize) -> (i32, String, PointRecord) {
+        self.disk[at..at + len].copy_from_slice(&Random::of(at as u64).bytes(len));
+        write_sparse(&self.image, &self.disk);
+        let list = self.rig.path("list");
+        std::fs::write(&list, our_list("a", DISK_BYTES, &[(at as u64, len as u64)])).unwrap();
+        self.ingest(&["--extents", text(&list)])
+    }
+
+    fn ingest(&self, more: &[&str]) -> (i32, String, PointRecord) {
+        let mut command = command(&self.rig, &[&["image", text(&self.image), "--source", "n:sda"], more].concat());
+        self.disturb(&mut command);
+        ended(&self.rig, &mut command)
+    }
+
+    fn restored(&self, point: &PointRecord) -> Vec<u8> {
+        restored_by(&self.rig, point, |command| self.disturb(command))
+    }
+}
+
 #[test]
-fn a_disk_whose_tree_is_damaged_is_read_completely() {
-    let (rig, disk) = (Rig::new(), Random::of(11).bytes(4 << 20));
-    let image = rig.path("now.raw");
+fn what_bad_sectors_took_is_read_again_and_heals() {
+    let mut bad = Bad::new(21, |bytes| bytes / 2..bytes / 2 + 1);
+    let lost = difference(&bad.restored(&last_point(&bad.rig)), &bad.disk);
+    let (code, said, point) = bad.change(lost.0 - 3001, 3000);
+    assert_eq!(code, 0, "{said}");
+    let noted = notes(&point);
+    assert!(noted.contains("by differences") && noted.contains("were read again from the source"), "{noted}");
+    let now = bad.restored(&point);
+    let left = if now == bad.disk { (lost.1, lost.1) } else { difference(&now, &bad.disk) };
+    assert!(left.0 > lost.0, "nothing healed: {left:?} of {lost:?}");
+    // Reading all of it heals what is left, although each run finds the sectors as bad as before.
+    let (code, said, whole) = bad.ingest(&[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(bad.restored(&point) == bad.disk && whole.root == point.root);
+}
+
+#[test]
+fn bad_sectors_below_what_is_compared_stop_no_ingest() {
+    let mut bad = Bad::new(22, |bytes| bytes / 2..bytes);
+    let (code, said, point) = bad.change(3_000_000, 5000);
+    assert_eq!(code, 0, "{said}");
+    assert!(notes(&point).contains("by differences"), "{}", notes(&point));
+    let now = bad.restored(&point);
+    assert!((0..now.len()).all(|at| now[at] == bad.disk[at] || now[at] == 0));
+}
+
+/// Places that are all damaged say nothing of whose list it is.
+#[test]
+fn a_list_is_not_believed_where_nothing_can_be_compared() {
+    let mut bad = Bad::new(24, |bytes| 0..bytes);
+    // It is a list of something else.
+    for at in (0..DISK_BYTES).step_by(1 << 20).skip(1) {
+        bad.disk[at] ^= 1;
+    }
+    let (code, said, point) = bad.change(1000, 5000);
+    assert_eq!(code, 0, "{said}");
+    let noted = notes(&point);
+    assert!(
+        noted.contains("read and compared completely") && noted.contains("is damaged in the repository"),
+        "{noted}"
+    );
+    assert!(cat(&bad.rig, &point, "sda.raw") == bad.disk);
+}
+
+#[test]
+fn a_bad_sector_of_the_disk_itself_is_no_damage_of_the_repository() {
+    let bad = Bad::new(23, |_| 0..0);
+    let list = bad.rig.path("list");
+    std::fs::write(&list, our_list("a", DISK_BYTES, &[(1 << 20, 4096)])).unwrap();
+    let args = ["image", text(&bad.image), "--source", "n:sda", "--extents", text(&list)];
+    let mut command = command(&bad.rig, &args);
+    // Once: who takes it for damage of the repository reads all of the disk then, and well.
+    with_bad_sectors(&mut command, &bad.image, 1 << 20..(1 << 20) + 4096, Some(1));
+    let (code, said, _) = ended(&bad.rig, &mut command);
+    assert!(code == 1 && said.contains("now.raw") && said.contains("os error 5"), "{code}: {said}");
+    assert_eq!(crate::tools::points(&bad.rig).len(), 1);
+}
+
+/// Two states of a disk with so many chunks that its tree has many leaves: what the second did not change is in the first's
+/// packages, so that the root can be read where other nodes cannot.
+fn many_leaves(seed: u64) -> (Rig, Vec<u8>, PathBuf) {
+    let (rig, mut disk) = (Rig::new(), Random::of(seed).bytes(DISK_BYTES));
+    std::fs::remove_dir_all(rig.path("repo")).unwrap();
+    rig.relict(&["--quiet", "init", "--chunk-size", "4K"]);
+    let (image, list) = (rig.path("now.raw"), rig.path("list"));
     write_sparse(&image, &disk);
     ingest(&rig, &["image", text(&image), "--source", "n:sda", "--state", "a"]);
+    disk[..4096].copy_from_slice(&Random::of(seed + 1).bytes(4096));
+    write_sparse(&image, &disk);
+    std::fs::write(&list, our_list("a", DISK_BYTES, &[(0, 4096)])).unwrap();
+    let args = ["image", text(&image), "--source", "n:sda", "--state", "b", "--extents", text(&list)];
+    let (code, said, point) = ingest(&rig, &args);
+    assert!(code == 0 && notes(&point).contains("by differences"), "{said}");
+    std::fs::write(&list, our_list("b", DISK_BYTES, &[(8192, 4096)])).unwrap();
+    (rig, disk, list)
+}
+
+#[test]
+fn a_disk_whose_tree_is_damaged_is_read_completely() {
+    let (rig, disk, list) = many_leaves(11);
+    let (image, repository, saved) = (rig.path("now.raw"), rig.path("repo"), rig.path("saved"));
+    succeeded(Command::new("cp").arg("-a").args([&repository, &saved]));
     // All packages but that of the content: of the tree nothing is left but what the index says.
     let content = largest_package(&rig);
-    let list = rig.path("list");
-    std::fs::write(&list, our_list("a", disk.len(), &[(0, 4096)])).unwrap();
-    let mut hit = 0;
-    for entry in walk(&rig.path("repo/packages")).into_iter().filter(|path| *path != content) {
-        let good = std::fs::read(&entry).unwrap();
-        for at in (good.len() / 4..good.len()).step_by(good.len() / 6) {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            std::fs::write(&entry, &bad).unwrap();
-            let (code, said, point) =
-                ingest(&rig, &["image", text(&image), "--source", "n:sda", "--extents", text(&list)]);
-            if code == 0 {
-                assert!(cat(&rig, &point, "sda.raw") == disk, "{said}");
-                hit += usize::from(notes(&point).contains("damaged"));
+    let (mut roots, mut leaves) = (0, 0);
+    for package in walk(&repository.join("packages")).into_iter().filter(|path| *path != content) {
+        let good = std::fs::read(&package).unwrap();
+        let bytes = good.len() as u64;
+        for (at, rots) in (bytes / 4..bytes).step_by(good.len() / 6).flat_map(|at| [(at, true), (at, false)]) {
+            let mut command = command(&rig, &["image", text(&image), "--source", "n:sda", "--extents", text(&list)]);
+            if rots {
+                let mut bad = good.clone();
+                bad[at as usize] ^= 1;
+                std::fs::write(&package, &bad).unwrap();
+            } else {
+                with_bad_sectors(&mut command, &package, at..at + 1, None);
             }
-            assert!(matches!(code, 0 | 1), "{said}");
-            std::fs::write(&entry, &good).unwrap();
+            let (code, said, point) = ended(&rig, &mut command);
+            assert_eq!(code, 0, "{} at {at} of {bytes}, rots: {rots}: {said}", package.display());
+            assert!(cat(&rig, &point, "sda.raw") == disk, "{said}");
+            roots += usize::from(notes(&point).contains("its base, the restore point"));
+            leaves += usize::from(notes(&point).contains("the restore point to begin from is damaged"));
+            std::fs::remove_dir_all(&repository).unwrap();
+            succeeded(Command::new("cp").arg("-a").args([&saved, &repository]));
         }
     }
-    assert!(hit > 0, "no flip met the tree");
+    assert!(roots > 0 && leaves > 0, "no place met the tree: {roots}, {leaves}");
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {

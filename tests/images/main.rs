@@ -19,4 +19,6 @@ mod nbd;
 mod rbd;
 #[path = "../support/rig.rs"]
 mod rig;
+#[path = "../survive/shim.rs"]
+mod shim;
 mod tools;

@@ -85,13 +85,13 @@ fn compact_is_killed_at_every_step() {
     assert!(died >= 4, "{died} steps only");
 }
 
-/// Three points of 600 files, all contents different but that of one more, and nothing forgotten.
-fn with_versions() -> Rig {
+/// Three points of so many files, all contents different but that of one more, and nothing forgotten.
+fn with_versions(files: usize) -> Rig {
     let rig = Rig::new();
     let mut random = Random::from_env();
     fs::write(rig.source().join("same"), random.bytes(3000)).unwrap();
     for _ in 0..3 {
-        (0..600).for_each(|n| fs::write(rig.source().join(format!("f{n}")), random.bytes(3000)).unwrap());
+        (0..files).for_each(|n| fs::write(rig.source().join(format!("f{n}")), random.bytes(3000)).unwrap());
         rig.backup();
     }
     rig
@@ -101,7 +101,7 @@ const THIN: [&str; 4] = ["forget", "--yes", "--keep-versions", "1"];
 
 #[test]
 fn thinning_is_killed_at_every_step() {
-    let rig = with_versions();
+    let rig = with_versions(600);
     let oldest = listed(&rig)[0].clone();
     let died = killed_everywhere(&rig, &THIN, 0);
     println!("{died} kills");
@@ -147,11 +147,55 @@ fn forgetting_what_would_be_empty_is_killed_at_every_step() {
 
 #[test]
 fn a_prune_of_thinned_points_is_killed_at_every_step() {
-    let rig = with_versions();
+    let rig = with_versions(600);
     rig.maint(&THIN);
     let before = stored(&rig);
     let died = killed_everywhere(&rig, &["prune", "--yes"], 0);
     println!("{died} kills");
     assert!(died >= 3, "{died} steps only");
     assert!(stored(&rig) + (1 << 20) < before, "two thirds of 4 MB went");
+}
+
+/// A thinned point's older record stays and moves with the rest: it must not take the newer one's place after a kill.
+#[test]
+fn a_compaction_of_thinned_points_is_killed_at_every_step() {
+    let rig = with_versions(60);
+    rig.maint(&THIN);
+    let (points, kept, args) = (listed(&rig), rig.path("kept"), ["compact", "--yes", "--min-live", "1"]);
+    copy(&rig.path("repo"), &kept);
+    let oldest_is_thinned = |after: &str| {
+        let names = fs::read_dir(rig.restore(&points[0], "seen")).unwrap().count();
+        assert_eq!(names, 1, "after {after}: the oldest point has {names} files");
+        fs::remove_dir_all(rig.path("seen")).unwrap();
+    };
+    let mut died = Vec::new();
+    for step in 1.. {
+        copy(&kept, &rig.path("repo"));
+        let _ = fs::remove_file(rig.path("steps"));
+        let mut program = rig.command("relict-maint", &args);
+        program.env("RELICT_STEPS", rig.path("steps")).env("RELICT_DIE_AT", step.to_string());
+        if program.output().unwrap().status.success() {
+            break;
+        }
+        let last = fs::read_to_string(rig.path("steps")).unwrap().lines().last().unwrap().to_owned();
+        if step % 2 == 0 {
+            fs::remove_dir_all(rig.path("repo/db")).unwrap();
+            rig.maint(&["rebuild"]);
+        } else {
+            // The next writer: it finishes what is left, and changes nothing itself.
+            rig.maint(&["protect", "latest"]);
+        }
+        oldest_is_thinned(&last);
+        rig.maint(&["check", "--read-data"]);
+        rig.maint(&args);
+        oldest_is_thinned(&last);
+        assert_eq!(listed(&rig), points, "after {last}");
+        rig.maint(&["undelete"]);
+        let names = fs::read_dir(rig.restore(&points[0], "seen")).unwrap().count();
+        assert_eq!(names, 61, "after {last}: undelete brings all of it back");
+        fs::remove_dir_all(rig.path("seen")).unwrap();
+        died.push(last);
+    }
+    println!("{died:?}");
+    assert!(died.len() >= 4 && died.iter().any(|step| step == "chunks-appended"), "{died:?}");
 }

@@ -8,6 +8,7 @@ mod rig;
 #[path = "../support/walker.rs"]
 mod walker;
 
+mod damage;
 mod full;
 mod kill;
 mod model;

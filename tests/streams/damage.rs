@@ -3,6 +3,7 @@
 
 use crate::lab::Lab;
 use crate::rig::{Random, Rig};
+use crate::shim::with_bad_sectors;
 use serde_json::Value;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -32,10 +33,14 @@ fn packages(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { packages(&path) } else { vec![path] }).collect()
 }
 
+fn largest_package(rig: &Rig) -> PathBuf {
+    let all = packages(&rig.path("repo/packages"));
+    all.into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap()
+}
+
 /// Flips a bit in the middle of the largest package.
 fn rot(rig: &Rig) {
-    let all = packages(&rig.path("repo/packages"));
-    let path = all.into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let path = largest_package(rig);
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
     let (mut byte, middle) = ([0], file.metadata().unwrap().len() / 2);
     file.read_exact_at(&mut byte, middle).unwrap();
@@ -58,10 +63,10 @@ fn wrong(a: &[u8], b: &[u8]) -> Vec<usize> {
     (0..a.len()).filter(|at| a[*at] != b[*at]).collect()
 }
 
-/// A few bytes in each quarter of a mebibyte, as a database writes, so that some are beside and in what is damaged.
+/// A few bytes in each eighth of a mebibyte, as a database writes, so that some are beside and in what is damaged, a segment.
 fn change(path: &Path, random: &mut Random) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
-    for at in (100_001..BYTES as u64).step_by(256 << 10) {
+    for at in (100_001..BYTES as u64).step_by(128 << 10) {
         file.write_all_at(&random.bytes(3000), at).unwrap();
     }
 }
@@ -119,6 +124,33 @@ fn an_increment_on_rotten_content_goes_on_and_says_what_is_lost() {
     assert!(wrong(&whole, &std::fs::read(first.join("big")).unwrap()).is_empty(), "{said}");
 }
 
+/// It has the uuid of the stream, and may have been written to since.
+#[test]
+fn a_snapshot_that_can_be_written_to_mends_nothing() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let (rig, mut random) = (Rig::new(), Random::from_env());
+    let big = lab.source().join("big");
+    std::fs::write(&big, random.bytes(BYTES)).unwrap();
+    let first = lab.snapshot(&lab.source(), "first");
+    let (code, said, base) = pipe(&rig, &[&first], &[]);
+    assert_eq!(code, 0, "{said}");
+    rot(&rig);
+    let lost = wrong(&restored(&rig, &base, "big"), &std::fs::read(&big).unwrap());
+    change(&big, &mut random);
+    let second = lab.snapshot(&lab.source(), "second");
+    let want = std::fs::read(&big).unwrap();
+    let stream = rig.path("stream");
+    lab.btrfs(&["send", "-q", "-p"], &[&first, &second, Path::new("-f"), &stream]);
+    lab.btrfs(&["property", "set", "-ts"], &[&second, Path::new("ro"), Path::new("false")]);
+    std::fs::write(second.join("big"), random.bytes(BYTES)).unwrap();
+    let args = ["ingest", "btrfs", stream.to_str().unwrap(), "--source", "n:data", "--json", "--read-from"];
+    let out = rig.command("relict", &[&args[..], &[second.to_str().unwrap()]].concat()).output().unwrap();
+    let (code, said, point) = summary(&out);
+    assert_eq!(code, 3, "{said}");
+    let left = wrong(&restored(&rig, &point, "big"), &want);
+    assert!(left.iter().all(|at| lost.contains(at)), "{}: {said}", left.len());
+}
+
 #[test]
 fn a_backup_of_a_snapshot_reads_again_what_has_rotted() {
     let Some(lab) = Lab::new("zstd") else { return };
@@ -138,4 +170,72 @@ fn a_backup_of_a_snapshot_reads_again_what_has_rotted() {
     assert_eq!(point["parent"], base["id"]);
     let left = wrong(&restored(&rig, &point, "big"), &std::fs::read(source.join("big")).unwrap());
     assert!(left.len() < lost.len() && left.iter().all(|at| lost.contains(at)), "{} of {}", left.len(), lost.len());
+}
+
+#[test]
+fn a_backup_of_a_snapshot_reads_again_what_bad_sectors_took() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let (rig, mut random) = (Rig::new(), Random::from_env());
+    std::fs::write(lab.source().join("big"), random.bytes(BYTES)).unwrap();
+    let source = lab.source();
+    let run = |bad: Option<(&Path, u64)>| {
+        let args = ["backup", "--snapshot", "btrfs", source.to_str().unwrap(), "--json"];
+        let mut command = rig.command("relict", &args);
+        if let Some((package, at)) = bad {
+            with_bad_sectors(&mut command, package, at..at + 1, None);
+        }
+        summary(&command.output().unwrap())
+    };
+    let (code, said, base) = run(None);
+    assert_eq!(code, 0, "{said}");
+    let package = largest_package(&rig);
+    let bad = (&*package, package.metadata().unwrap().len() / 2);
+    change(&source.join("big"), &mut random);
+    let (code, said, point) = run(Some(bad));
+    assert_eq!(code, 0, "{said}");
+    assert!(notes(&point).contains("were read again from the source"), "{point}");
+    assert_eq!(point["parent"], base["id"]);
+    // What was met there and read again is somewhere else by now.
+    change(&source.join("big"), &mut random);
+    let (code, said, point) = run(Some(bad));
+    assert_eq!((code, &point["notes"]), (0, &Value::Array(Vec::new())), "{said}");
+}
+
+/// Where the tree of the last point is on a bad sector, everything is read: by both kinds of backup.
+#[test]
+fn a_tree_on_a_bad_sector_is_made_again() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let (source, mut random) = (lab.source(), Random::from_env());
+    lab.work(&mut random, 40);
+    for way in [&["backup", "--snapshot", "btrfs"][..], &["backup"]] {
+        let rig = Rig::new();
+        let args = [way, &[source.to_str().unwrap(), "--json"]].concat();
+        let mut run = |bad: Option<(&Path, u64)>| {
+            std::fs::write(source.join("new"), random.bytes(100)).unwrap();
+            let mut command = rig.command("relict", &args);
+            if let Some((package, at)) = bad {
+                with_bad_sectors(&mut command, package, at..at + 1, None);
+            }
+            let (code, said, point) = summary(&command.output().unwrap());
+            assert_eq!(code, 0, "{way:?}: {bad:?}: {said}");
+            point
+        };
+        let mut hit = 0;
+        for round in 0..12 {
+            let before = packages(&rig.path("repo/packages"));
+            run(None);
+            let mut new = packages(&rig.path("repo/packages"));
+            new.retain(|path| !before.contains(path));
+            let package = &new[round % new.len()];
+            let bytes = package.metadata().unwrap().len();
+            let point = run(Some((package, bytes * (round as u64 + 1) / 14)));
+            // Not by restore: attributes that btrfs has room for are too long for other file systems.
+            let path = if way.len() > 1 { PathBuf::from("/new") } else { source.join("new") };
+            let what = format!("{}:{}", point["id"].as_str().unwrap(), path.display());
+            let out = rig.command("relict", &["cat", &what]).output().unwrap();
+            assert!(out.stdout == std::fs::read(source.join("new")).unwrap(), "{out:?}");
+            hit += usize::from(notes(&point).contains("is damaged: "));
+        }
+        assert!(hit > 0, "{way:?}: no place met the tree");
+    }
 }

@@ -74,6 +74,34 @@ fn first_everything_then_differences_then_what_a_lost_snapshot_needs() {
     rig.umount();
 }
 
+/// A snapshot of the subvolume takes its place: where snapshots were, it has the empty directories that btrfs leaves of
+/// nested subvolumes.
+#[test]
+fn after_a_rollback_everything_is_sent_once() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let (rig, mut random) = (Rig::new(), Random::from_env());
+    rig.mount();
+    lab.work(&mut random, 40);
+    made(&rig, &lab.source());
+    let (new, old) = (lab.mount().join("new"), lab.mount().join("old"));
+    lab.btrfs(&["subvolume", "snapshot"], &[&lab.source(), &new]);
+    std::fs::rename(lab.source(), &old).unwrap();
+    std::fs::rename(&new, lab.source()).unwrap();
+    let stubs = kept(&lab);
+    assert!(stubs.len() == 1 && std::fs::read_dir(&stubs[0]).unwrap().next().is_none());
+    lab.work(&mut random, 10);
+    let point = made(&rig, &lab.source());
+    assert!(notes(&point).contains("sent completely: no snapshot that the repository knows"), "{point}");
+    let snapshots = |lab: &Lab| kept(lab).into_iter().filter(|path| !stubs.contains(path)).collect::<Vec<_>>();
+    same(&rig, &id(&point), &snapshots(&lab)[0]);
+    lab.work(&mut random, 10);
+    let point = made(&rig, &lab.source());
+    assert!(!notes(&point).contains("sent completely"), "{point}");
+    assert_eq!(snapshots(&lab).len(), 1);
+    same(&rig, &id(&point), &snapshots(&lab)[0]);
+    rig.umount();
+}
+
 #[test]
 fn what_backup_is_told_of_the_restore_point_stands_in_it() {
     let Some(lab) = Lab::new("zstd") else { return };

@@ -20,5 +20,7 @@ mod lifecycle;
 mod live;
 #[path = "../support/rig.rs"]
 mod rig;
+#[path = "../survive/shim.rs"]
+mod shim;
 #[path = "../support/walker.rs"]
 mod walker;

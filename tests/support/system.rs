@@ -278,6 +278,32 @@ fn few_file_handles_are_enough_for_deep_and_wide_trees() {
 }
 
 #[test]
+fn a_file_that_is_too_large_for_the_target_leaves_nothing_there() {
+    let b = Bench::new();
+    // Of so many extents that it is restored in parts, whose first step is to give it its size.
+    fs::write(b.path("source/large"), noise(20 << 20)).unwrap();
+    fs::create_dir(b.path("back")).unwrap();
+    assert_eq!(b.run(&["init"]).code, 0);
+    assert_eq!(b.backup(&[]).code, 0);
+    let limited = |script: &str| {
+        let command = b.command(&["restore", &format!("latest:{}", b.source("large")), "-t", "back"]);
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("{script}; exec \"$@\""), "-"]).arg(command.get_program()).args(command.get_args());
+        shell.envs(command.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(b.place.path());
+        finish(shell)
+    };
+    let names = || fs::read_dir(b.path("back")).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+    for existing in [&[][..], &["large"]] {
+        existing.iter().for_each(|name| fs::write(b.path("back").join(name), "other").unwrap());
+        let ran = limited("ulimit -f 1024; trap '' XFSZ");
+        assert!(ran.code == 3 && ran.err.contains("it was not restored: File too large"), "{} {}", ran.code, ran.err);
+        assert_eq!(names(), existing);
+    }
+    assert_eq!(limited(":").code, 0);
+    assert!(fs::read(b.path("back/large")).unwrap() == noise(20 << 20));
+}
+
+#[test]
 fn the_next_backup_stores_again_what_a_lost_package_held() {
     let b = Bench::backed_up();
     let largest = b.packages().into_iter().max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap();

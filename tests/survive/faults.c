@@ -14,6 +14,8 @@
  *   FAULTS_HOLD    number of the step before which the process waits
  *   FAULTS_READ    number of the read of a package before which it waits
  *   FAULTS_HELD    file that it makes then; it goes on when somebody has removed it
+ *   FAULTS_BAD     file anywhere, absolute and without links: reads of the bytes FAULTS_BAD_FROM up to FAULTS_BAD_TO (not
+ *                  with it) fail with EIO, as on bad sectors; only the first FAULTS_BAD_TIMES, if that is set
  *
  * Reading is not disturbed otherwise. Memory maps are not seen: the programs under test do not write through any.
  */
@@ -40,6 +42,8 @@ static char root[PATH_MAX];
 static size_t root_len;
 static long step, kill_at, fail_at, hold_at, hold_read, reads;
 static int fail_with, torn, sticky, log_fd = -1, count_fd = -1;
+static char bad[PATH_MAX];
+static long bad_from, bad_to, bad_times;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static long number(const char *name) {
@@ -55,6 +59,11 @@ static int output(const char *name) {
 }
 
 __attribute__((constructor)) static void begin(void) {
+  const char *bad_path = getenv("FAULTS_BAD");
+  if (bad_path) snprintf(bad, sizeof bad, "%s", bad_path);
+  bad_from = number("FAULTS_BAD_FROM");
+  bad_to = number("FAULTS_BAD_TO");
+  bad_times = getenv("FAULTS_BAD_TIMES") ? number("FAULTS_BAD_TIMES") : LONG_MAX;
   const char *text = getenv("FAULTS_ROOT");
   if (!text) return;
   snprintf(root, sizeof root, "%s", text);
@@ -231,8 +240,23 @@ ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t at) {
 }
 ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at) { return pwrite64(fd, bytes, len, at); }
 
+/* Whether a read meets a bad sector. */
+static int is_bad(int fd, size_t len, off64_t at) {
+  if (!bad[0] || at >= bad_to || at + (off64_t)len <= bad_from) return 0;
+  char link[64], path[PATH_MAX];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  long n = syscall(SYS_readlinkat, AT_FDCWD, link, path, PATH_MAX - 1);
+  if (n <= 0) return 0;
+  path[n] = 0;
+  return strcmp(path, bad) == 0 && __atomic_fetch_sub(&bad_times, 1, __ATOMIC_SEQ_CST) > 0;
+}
+
 ssize_t pread64(int fd, void *bytes, size_t len, off64_t at) {
   char path[PATH_MAX];
+  if (is_bad(fd, len, at)) {
+    errno = EIO;
+    return -1;
+  }
   if (hold_read && path_of(fd, path)) {
     size_t n = strlen(path);
     if (n > 4 && strcmp(path + n - 4, ".pkg") == 0 && __atomic_add_fetch(&reads, 1, __ATOMIC_SEQ_CST) == hold_read) hold();
@@ -240,6 +264,17 @@ ssize_t pread64(int fd, void *bytes, size_t len, off64_t at) {
   return syscall(SYS_pread64, fd, bytes, len, at);
 }
 ssize_t pread(int fd, void *bytes, size_t len, off_t at) { return pread64(fd, bytes, len, at); }
+
+ssize_t preadv64v2(int fd, const struct iovec *parts, int n, off64_t at, int flags) {
+  size_t len = 0;
+  for (int i = 0; i < n; i++) len += parts[i].iov_len;
+  if (is_bad(fd, len, at)) {
+    errno = EIO;
+    return -1;
+  }
+  return syscall(SYS_preadv2, fd, parts, n, (long)at, 0L, (long)flags);
+}
+ssize_t preadv2(int fd, const struct iovec *parts, int n, off_t at, int flags) { return preadv64v2(fd, parts, n, at, flags); }
 
 static int sync_file(int fd, long call) {
   char path[PATH_MAX];

@@ -90,6 +90,9 @@ impl Disk {
 
     fn enlarge(&self) {
         std::fs::remove_file(&self.filler).unwrap();
+        // ext4 gives freed blocks out again when it has committed that they are free.
+        let synced = Command::new("sync").arg("-f").arg(&self.at).status().unwrap();
+        assert!(synced.success());
     }
 }
 

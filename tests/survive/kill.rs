@@ -2,14 +2,15 @@
 //! beside some of them.
 
 use crate::beside::while_read;
-use crate::operations::{OPERATIONS, Operation};
+use crate::operations::{Before, OPERATIONS, Operation};
 use crate::rig::Random;
 use crate::run::{Run, Say, Verdict};
-use crate::scene::{PASSWORD, Scene, bare, ids, place, program, words};
+use crate::scene::{PASSWORD, Scene, bare, copy, ids, place, program, words};
 use crate::shim;
 use crate::table;
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Kills of one operation in `make test`: at steps, at random times, and with a mount reading beside.
@@ -63,9 +64,10 @@ fn kills(operation: Operation) {
     }
 }
 
-/// Whether there is something to read beside, and nothing that cannot be read.
+/// Whether there is something that a mount could read beside.
 fn may_be_read(scene: &Scene) -> bool {
-    !scene.operation.broken && scene.known.values().any(|known| !known.hidden && !known.goes)
+    let lost_index = |step: &Before| matches!(step, Before::LoseIndex);
+    !scene.operation.before.iter().any(lost_index) && scene.known.values().any(|known| !known.hidden && !known.goes)
 }
 
 fn jobs(steps: &[(String, String)], may_be_read: bool, random: &mut Random) -> Vec<Kill> {
@@ -178,4 +180,122 @@ fn lost_packages_are_noticed() {
     let mut said = Vec::new();
     let verdict = run.judge(false, &mut |words| said.push(words));
     assert!(verdict.lost >= 2 && verdict.manual >= 3, "{verdict:?} {said:?}");
+}
+
+/// A sealed package is read-only. Killed before the index says that it is sealed, it must not lock out who is not root.
+#[test]
+fn a_kill_between_seal_and_index_locks_nobody_out() {
+    let place = place();
+    let (repo, source, kept) = (place.path().join("repo"), place.path().join("source"), place.path().join("kept"));
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), vec![7; 50_000]).unwrap();
+    own(place.path());
+    let run = |name: &str, args: &[&str], faults: &[(&str, &str)]| {
+        let mut command = bare(name, &repo, PASSWORD);
+        command.args(args).envs(faults.iter().copied());
+        if !faults.is_empty() {
+            command.env("LD_PRELOAD", shim::library()).env("FAULTS_ROOT", &repo);
+        }
+        unprivileged(&command).output().unwrap()
+    };
+    let backup = ["--quiet", "backup", source.to_str().unwrap()];
+    assert!(run("relict", &["--quiet", "init"], &[]).status.success());
+    copy(&repo, &kept);
+    let list = place.path().join("list");
+    assert!(run("relict", &backup, &[("FAULTS_COUNT", list.to_str().unwrap())]).status.success());
+    let steps = Run::steps_of(&list);
+    let is_sync_of_packages = |(call, path): &(String, String)| call == "sync" && path.contains("/packages/");
+    let is_index = |(call, path): &(String, String)| call == "write" && path.contains("/db/");
+    // Numbers of steps begin at 1: that of the write to the index which follows upon a sync of packages.
+    let sealed = steps.windows(2).enumerate().filter(|(_, two)| is_sync_of_packages(&two[0]) && is_index(&two[1]));
+    let sealed: Vec<usize> = sealed.map(|(at, _)| at + 2).collect();
+    assert!(sealed.len() >= 2, "{sealed:?} of {steps:?}");
+    let mut read_only = 0;
+    for step in sealed {
+        std::fs::remove_dir_all(&repo).unwrap();
+        copy(&kept, &repo);
+        let killed = run("relict", &backup, &[("FAULTS_KILL", &step.to_string())]);
+        assert!(!killed.status.success(), "step {step} is not reached");
+        read_only += packages_of(&repo).iter().filter(|file| file.metadata().unwrap().permissions().readonly()).count();
+        let again = run("relict", &backup, &[]);
+        assert!(again.status.success(), "killed before step {step}: {}", words(&again));
+        let check = run("relict-maint", &["check", "--read-data"], &[]);
+        assert!(check.status.success(), "killed before step {step}: {}", words(&check));
+        assert!(packages_of(&repo).iter().all(|file| file.metadata().unwrap().permissions().readonly()));
+    }
+    assert!(read_only >= 2, "{read_only} sealed packages were met");
+    // A footer rots: the rebuild of who is not root has no need to write to a read-only package.
+    let file = packages_of(&repo).pop().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let open = std::fs::OpenOptions::new().write(true).open(&file).or_else(|_| {
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        std::fs::OpenOptions::new().write(true).open(&file)
+    });
+    std::os::unix::fs::FileExt::write_all_at(&open.unwrap(), &bytes[last..], last as u64).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+    for (args, code) in [(&["rebuild"][..], 3), (&["repair", "--yes"], 0), (&["check", "--read-data"], 0)] {
+        let done = run("relict-maint", args, &[]);
+        assert_eq!(done.status.code(), Some(code), "{args:?}: {}", words(&done));
+    }
+}
+
+fn packages_of(repo: &Path) -> Vec<PathBuf> {
+    let dirs = std::fs::read_dir(repo.join("packages")).unwrap().map(|dir| dir.unwrap().path());
+    dirs.flat_map(|dir| std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path())).collect()
+}
+
+/// Whoever has no rights: the user "nobody" where the test runs as root, otherwise who runs it.
+const NOBODY: &str = "65534";
+
+fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
+/// Gives a directory with all that is in it to who has no rights.
+fn own(dir: &Path) {
+    if is_root() {
+        assert!(Command::new("chown").args(["-R", NOBODY]).arg(dir).status().unwrap().success());
+    }
+}
+
+/// The same command, run by who has no rights.
+fn unprivileged(command: &Command) -> Command {
+    let mut out = Command::new(if is_root() { "setpriv" } else { "env" });
+    if is_root() {
+        out.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "env"]);
+    }
+    // Not for setpriv itself, which would be disturbed by what is preloaded, as root.
+    for (name, value) in command.get_envs() {
+        let mut set = name.to_owned();
+        set.push("=");
+        set.push(value.unwrap());
+        out.arg(set);
+    }
+    out.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    out
+}
+
+/// The name of a repository that init has made is durable, and those of directories that it made above.
+#[test]
+fn init_makes_the_name_of_the_repository_durable() {
+    let place = place();
+    let root = place.path().canonicalize().unwrap();
+    for (number, above) in ["", "new", "newer/still"].into_iter().enumerate() {
+        let (list, dir) = (root.join(format!("list{number}")), root.join(above));
+        let repo = dir.join(format!("repo{number}"));
+        let mut init = bare("relict", &repo, PASSWORD);
+        init.args(["--quiet", "init"]).env("LD_PRELOAD", shim::library()).env("FAULTS_ROOT", &root);
+        assert!(init.env("FAULTS_COUNT", &list).status().unwrap().success());
+        let steps = Run::steps_of(&list);
+        let done = steps.iter().position(|(call, path)| call == "rename" && path.contains("relict.toml")).unwrap();
+        let is_synced = |dir: &Path| {
+            let dir = Path::new("/").join(dir.strip_prefix(&root).unwrap());
+            let same = |path: &str| Path::new("/").join(path.trim_start_matches('/')) == dir;
+            steps[..done].iter().any(|(call, path)| call == "sync" && same(path))
+        };
+        let names: Vec<&Path> = repo.ancestors().skip(1).take_while(|dir| dir.starts_with(&root)).collect();
+        assert!(names.iter().all(|dir| is_synced(dir)), "{names:?} in {steps:?}");
+    }
 }

@@ -79,6 +79,19 @@ const COMMANDS: [(&str, &[&str]); 16] = [
     ("relict-maint", &["check", "--read-data"]),
 ];
 
+/// Mounts, lists every name of the newest point, reads some files, and unmounts.
+fn listed_in_a_mount(repo: &Path, at: &Path) -> Command {
+    const SCRIPT: &str = r#"mkdir "$1" && "$0" mount --quiet "$1" || exit 1
+        find "$1/latest/" -type f | wc -l > "$1.count"
+        find "$1/latest/" -name 'file-00000[1-3]*' -exec cat {} + > "$1.read" || echo broken > "$1.count"
+        "$0" umount "$1" && test -s "$1.read" && test "$(cat "$1.count")" -gt 1000"#;
+    let mount = bare("relict", repo, PASSWORD);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", SCRIPT]).arg(mount.get_program()).arg(at);
+    shell.envs(mount.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
+}
+
 #[test]
 fn all_commands_have_enough_of_512_mib() {
     // On a disk: what lies in memory would count.
@@ -97,7 +110,7 @@ fn all_commands_have_enough_of_512_mib() {
     table::row_of(
         &format!("512 MiB of memory, {chunks} chunks"),
         &jobs,
-        |()| COMMANDS.len(),
+        |()| COMMANDS.len() + 1,
         |(), say| {
             let mut verdict = Verdict::default();
             for (program, args) in COMMANDS {
@@ -111,6 +124,11 @@ fn all_commands_have_enough_of_512_mib() {
                     say(format!("{command:?} ended with {code:?}, {} MiB", peak >> 20));
                     verdict.manual += 1;
                 }
+            }
+            let (code, _) = group.run(&listed_in_a_mount(&repo, &dir.path().join("mnt")));
+            if code != Some(0) {
+                say(format!("a mount whose names were all listed ended with {code:?}"));
+                verdict.manual += 1;
             }
             let restored = std::fs::read(dir.path().join("out").join(name(100))).unwrap();
             let want: Vec<u8> = (0..chunks_in_file).flat_map(|chunk| shape.chunk(100, chunk, 2)).collect();

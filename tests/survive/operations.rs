@@ -18,6 +18,8 @@ pub enum Before {
     Damage,
     /// `db/` is lost.
     LoseIndex,
+    /// A server gives the disk over NBD, until the scene ends.
+    Serve,
 }
 
 /// What an operation does to the list of restore points.
@@ -41,7 +43,7 @@ pub struct Operation {
     /// How the scene is made.
     pub before: &'static [Before],
     /// The program and its arguments. In them `SOURCE`, `DISK`, `LIST`, `FULL`, `DIFF`, `STEP0`, `STEP1`, `COPY`,
-    /// `SNAPSHOT`, `POINT0` (the id of a point) and `SLOT1` (a key slot added last) stand for what the scene has.
+    /// `NBD` (the disk's URI), `SNAPSHOT`, `POINT0` (the id of a point) and `SLOT1` (a key slot added last) stand for what the scene has.
     pub program: &'static str,
     pub args: &'static [&'static str],
     pub ends: Ends,
@@ -104,6 +106,11 @@ macro_rules! operations {
                 "--quiet", "ingest", "image", "DISK", "--source", "h:vm/sda", "--state", "s2", "--extents", "LIST",
                 "--time", TIME,
             ],
+            ..BASE
+        };
+        image_over_nbd: Operation {
+            before: &[BACKUP, Before::Run("relict", IMAGE), Before::Change, Before::Serve],
+            args: &["--quiet", "ingest", "image", "--nbd", "NBD", "--source", "h:vm/sda", "--time", TIME],
             ..BASE
         };
         rbd: Operation { args: &["--quiet", "ingest", "rbd", "FULL", "--source", "ceph:p/vm", "--time", TIME], ..BASE };

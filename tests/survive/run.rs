@@ -125,6 +125,11 @@ impl<'s> Run<'s> {
 
     /// The steps that `FAULTS_COUNT` wrote down, and removes that list.
     pub fn steps(&self, list: &Path) -> Vec<(String, String)> {
+        Self::steps_of(list)
+    }
+
+    /// As [`Run::steps`], without a scene.
+    pub fn steps_of(list: &Path) -> Vec<(String, String)> {
         let line = |line: &str| {
             let mut words = line.splitn(3, ' ').skip(1).map(str::to_owned);
             (words.next().unwrap(), words.next().unwrap())

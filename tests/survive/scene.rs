@@ -8,9 +8,11 @@ use crate::walker::{Manifest, manifest};
 use relict::store::{CreateOptions, create};
 use repo_format::KdfParams;
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What opens a repository of these tests: at first, and after its password was changed.
@@ -44,6 +46,32 @@ pub struct Scene {
     pub new: Vec<Content>,
     /// Name of the key slot that was added last.
     pub slot: String,
+    server: Option<Server>,
+}
+
+/// Gives the disk to who asks by NBD, until it is dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(dir: &Path) -> Self {
+        let socket = dir.join("nbd");
+        let mut command = Command::new("qemu-nbd");
+        command.args(["-r", "-t", "-e", "64", "-f", "raw", "-k"]).arg(&socket).arg(dir.join("disk"));
+        let server = Self(command.stdin(Stdio::null()).spawn().expect("qemu-nbd (tests/setup.sh installs it)"));
+        let begun = Instant::now();
+        while UnixStream::connect(&socket).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "qemu-nbd does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Scene {
@@ -72,7 +100,8 @@ impl Scene {
     }
 
     fn before(operation: Operation, random: &mut Random) -> Self {
-        let mut scene = Self { dir: place(), operation, known: BTreeMap::new(), new: Vec::new(), slot: String::new() };
+        let (dir, slot) = (place(), String::new());
+        let mut scene = Self { dir, operation, known: BTreeMap::new(), new: Vec::new(), slot, server: None };
         inputs::fill(scene.dir.path(), random);
         // A password that costs nothing to hash: it is hashed some ten thousand times.
         let kdf = KdfParams { memory_kib: 64, passes: 1, lanes: 1 };
@@ -85,6 +114,7 @@ impl Scene {
                 Before::KilledBackup => scene.kill_a_backup(random),
                 Before::Copy => copy(&scene.repo(), &scene.dir.path().join("copy")),
                 Before::Damage => damage(&scene.repo()),
+                Before::Serve => scene.server = Some(Server::start(scene.dir.path())),
                 Before::LoseIndex => std::fs::remove_dir_all(scene.repo().join("db")).unwrap(),
             }
         }
@@ -131,7 +161,7 @@ impl Scene {
 
     /// An ingested disk is the disk that was given. (What btrfs streams must give, `tests/streams` knows.)
     fn assert_is_disk(&self, args: &[&str], restored: &Manifest) {
-        if args.contains(&"DISK") {
+        if args.contains(&"DISK") || args.contains(&"NBD") {
             let bytes = std::fs::read(self.dir.path().join("disk")).unwrap();
             assert_eq!(restored[&b"sda.raw"[..]].content, Some(*blake3::hash(&bytes).as_bytes()));
         } else {
@@ -178,6 +208,7 @@ impl Scene {
                 }
                 match word {
                     "SNAPSHOT" => out.push_str(&text(dir.join("snapshot"))),
+                    "NBD" => out.push_str(&format!("nbd+unix:///?socket={}", text(self.dir.path().join("nbd")))),
                     "POINT0" => out.push_str(self.known.keys().next().unwrap()),
                     "SLOT1" => out.push_str(&self.slot),
                     _ => out.push_str(&inputs::place(self.dir.path(), word).map_or_else(|| word.to_owned(), text)),

@@ -22,3 +22,16 @@ pub fn library() -> &'static Path {
         library
     })
 }
+
+/// Lets a program meet bad sectors under these bytes of a file: what reads them gets EIO, the first `times` times or always.
+#[allow(dead_code, reason = "not all test binaries need it")]
+pub fn with_bad_sectors<'c>(
+    command: &'c mut Command,
+    path: &Path,
+    bytes: std::ops::Range<u64>,
+    times: Option<u32>,
+) -> &'c mut Command {
+    command.env("LD_PRELOAD", library()).env("FAULTS_BAD", path.canonicalize().unwrap());
+    command.env("FAULTS_BAD_FROM", bytes.start.to_string()).env("FAULTS_BAD_TO", bytes.end.to_string());
+    command.envs(times.map(|times| ("FAULTS_BAD_TIMES", times.to_string())))
+}

@@ -3,7 +3,7 @@
 use super::maint::{Change, Exclusive, Work, confirmed, deadline, label, left, named, point_json};
 use super::prune::duration;
 use clap::Args;
-use relict::catalog::compact::{CompactOptions, Compacted, Rewrite, compact, plan_compact, sequence};
+use relict::catalog::compact::{CompactOptions, CompactPlan, Compacted, Rewrite, compact, plan_compact, sequence};
 use relict::catalog::points::Filter;
 use relict::cli::context::Context;
 use relict::cli::exit::Outcome;
@@ -45,7 +45,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     }
     let limits = CompactOptions { min_live: options.min_live, max_bytes, stop: &context.stop };
     let planning = Work::start(context, "compact, plan", None);
-    let rewrites = plan_compact(&exclusive.writer, &limits)?;
+    let CompactPlan { rewrites, damaged } = plan_compact(&exclusive.writer, &limits)?;
     drop(planning);
     let (live, occupied) = rewrites.iter().fold((0, 0), |sum, r: &Rewrite| (sum.0 + r.live_bytes, sum.1 + r.occupied));
     if context.json {
@@ -62,12 +62,13 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
         );
     }
     if rewrites.is_empty() || !confirmed(context, options.change, &format!("rewrite {}?", size(live)))? {
-        return summary(context, options, Compacted::default());
+        return summary(context, options, &Compacted { damaged, ..Compacted::default() });
     }
     let work = Work::start(context, "compact", Some(live));
-    let done = compact(&exclusive.writer, &rewrites, deadline, &context.stop, &|bytes| work.done(bytes))?;
+    let mut done = compact(&exclusive.writer, &rewrites, deadline, &context.stop, &|bytes| work.done(bytes))?;
     drop(work);
-    summary(context, options, done)
+    done.damaged.extend(damaged);
+    summary(context, options, &done)
 }
 
 fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: &str) -> Result<Outcome> {
@@ -79,15 +80,16 @@ fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: 
         say!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
     }
     if !confirmed(context, options.change, "rewrite it?")? {
-        return summary(context, options, Compacted::default());
+        return summary(context, options, &Compacted::default());
     }
     let work = Work::start(context, "compact", Some(point.counts.bytes));
     let done = sequence(&exclusive.writer, point, &context.stop, &|bytes| work.done(bytes))?;
     drop(work);
-    summary(context, options, done)
+    summary(context, options, &done)
 }
 
-fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outcome> {
+fn summary(context: &Context, options: &Options, done: &Compacted) -> Result<Outcome> {
+    let ids: Vec<String> = done.damaged.iter().map(ToString::to_string).collect();
     if context.json {
         say!(
             "{}",
@@ -99,6 +101,7 @@ fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outc
                 "moved_chunks": done.moved_chunks,
                 "written_bytes": done.written,
                 "freed_bytes": done.freed,
+                "damaged_packages": ids,
             })
         );
     } else if context.chatty() && options.change.dry_run {
@@ -109,5 +112,11 @@ fn summary(context: &Context, options: &Options, done: Compacted) -> Result<Outc
     if done.packages_left > 0 && context.chatty() {
         say!("{} left for the next compact", counted(done.packages_left, "package"));
     }
-    left(context, done.packages_left)
+    if !ids.is_empty() && !context.json {
+        ids.iter()
+            .for_each(|id| say!("package {id} is damaged and stays as it is: what can be read of it may be needed"));
+        say!("run 'relict-maint repair', which stores that again and puts the package aside, then this again");
+    }
+    let outcome = left(context, done.packages_left)?;
+    Ok(if ids.is_empty() { outcome } else { Outcome::Partial })
 }

@@ -21,7 +21,7 @@ use crate::{Error, ErrorKind, Result};
 use attributes::Attributes;
 use command::{Command, Translated};
 use encoded::Expander;
-pub use source::SnapshotDir;
+pub use source::{SnapshotDir, SnapshotId};
 
 /// What a stream begins with.
 const MAGIC: &[u8; 13] = b"btrfs-stream\0";

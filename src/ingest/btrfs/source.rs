@@ -7,14 +7,23 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
+/// What is known of a subvolume of btrfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotId {
+    /// What streams call it: its uuid, or that of the snapshot it was received from.
+    pub uuid: [u8; 16],
+    /// Whether it is read-only. What can be written to may have changed since it was called so.
+    pub read_only: bool,
+}
+
 /// A snapshot's directory. Paths are opened name by name and never through a symbolic link.
 #[derive(Debug)]
 pub struct SnapshotDir {
     root: Dir,
     /// For messages.
     shown: String,
-    /// What streams call it, where that is known.
-    id: Option<[u8; 16]>,
+    /// Which snapshot it is, where that is known.
+    id: Option<SnapshotId>,
     /// The file that was read last.
     open: Option<(Vec<u8>, File)>,
 }
@@ -30,9 +39,9 @@ impl SnapshotDir {
         Ok(Self { root, shown, id: None, open: None })
     }
 
-    /// The same, known to be the snapshot with this uuid.
+    /// The same, known to be this snapshot.
     #[must_use]
-    pub fn with_id(self, id: Option<[u8; 16]>) -> Self {
+    pub fn with_id(self, id: Option<SnapshotId>) -> Self {
         Self { id, ..self }
     }
 
@@ -71,7 +80,10 @@ impl SnapshotDir {
 
 impl ReadSource for SnapshotDir {
     fn is_state(&self, id: &[u8]) -> Option<bool> {
-        self.id.map(|own| own == id)
+        match self.id {
+            Some(own) if own.uuid != id => Some(false),
+            own => own.filter(|own| own.read_only).map(|_| true),
+        }
     }
 
     fn has(&mut self, path: &[u8], ino: u64, bytes: u64) -> bool {
@@ -117,6 +129,10 @@ mod tests {
         assert!(source.has(b"d/f", ino, 4 << 20) && !source.has(b"d/f", ino, (4 << 20) + 1));
         assert!(!source.has(b"d/f", ino + 1, 0) && !source.has(b"link/f", ino, 0));
         assert_eq!((source.is_state(&[1; 16]), source.is_state(&[])), (None, None));
+        for (read_only, is_state) in [(true, Some(true)), (false, None)] {
+            source = source.with_id(Some(SnapshotId { uuid: [1; 16], read_only }));
+            assert_eq!((source.is_state(&[1; 16]), source.is_state(&[2; 16])), (is_state, Some(false)));
+        }
         for path in [&b"link/f"[..], b"d/passwd", b"d", b"none", b"../x", b"d/../d/f", b"", b"/etc/passwd"] {
             assert!(source.read_at(path, 0, &mut out).is_err(), "{}", String::from_utf8_lossy(path));
         }

@@ -1,9 +1,9 @@
 //! A disk as a restore point has it: what differences are against.
 
 use super::source::BlockSource;
+use crate::Result;
 use crate::catalog::tree;
 use crate::store::Repository;
-use crate::{ErrorKind, Result};
 use repo_format::{ChunkId, Dirent, Extent, Inode, Key, PointRecord, ROOT_INO};
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ impl<'r> BaseDisk<'r> {
     /// When either cannot be read.
     pub fn agrees(&self, disk: &mut dyn BlockSource, offset: u64, extent: &Extent) -> Result<Option<bool>> {
         let chunk = match self.repository.chunk(&extent.chunk) {
-            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(None),
+            Err(error) if error.is_loss() => return Ok(None),
             chunk => chunk?,
         };
         let range = extent.skip as usize..extent.skip as usize + extent.len as usize;

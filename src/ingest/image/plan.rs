@@ -104,7 +104,7 @@ impl Planner<'_> {
                 Ok(None) => continue,
                 Ok(Some(_)) => {}
                 // One whose tree is damaged is nothing to go by.
-                Err(error) if error.kind() == ErrorKind::Damaged => continue,
+                Err(error) if error.is_loss() => continue,
                 Err(error) => return Err(error),
             }
             parent = Some(state.to_vec());
@@ -133,22 +133,18 @@ impl Planner<'_> {
             Ok(None) => {
                 return Ok(Err(format!("the restore point {} has no file {}", short_id(point), printable(self.name))));
             }
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                return Ok(Err(format!("its base, the restore point {}, is damaged: {error}", short_id(point))));
-            }
-            Err(error) => return Err(error),
+            Err(error) => return distrust_of(point, error),
         };
         let mut ranges = list.ranges;
         if let Some(beyond) = ranges.iter().find(|range| range.offset >= size && !range.zero) {
             return Ok(Err(format!("it names a range at {}, and the disk has {size} bytes", beyond.offset)));
         }
         let left_out = states::left_out(point);
-        let mut damaged = Vec::new();
-        if let Some(place) = self.disagreement(disk, &base, &ranges, &left_out, &mut damaged)? {
-            return Ok(Err(format!(
-                "the disk differs from its base at {place}, where nothing should have changed: it is another base's"
-            )));
-        }
+        let damaged = match self.compare(disk, &base, &ranges, &left_out) {
+            Ok(Ok(damaged)) => damaged,
+            Ok(Err(why)) => return Ok(Err(why)),
+            Err(error) => return distrust_of(point, error),
+        };
         let bytes = ranges.iter().map(|range| range.len).sum::<u64>();
         let note = format!(
             "by differences: {what}, {bytes} bytes in {} ranges, against the state '{}' (restore point {})",
@@ -209,16 +205,15 @@ impl Planner<'_> {
         )))
     }
 
-    /// A place that should be as in the base, and is not. Nothing is asked of what was or is left out. What of the base
-    /// cannot be read says nothing, and is put to `damaged`: it is to be read from the disk again.
-    fn disagreement(
+    /// Compares places that should be as in the base. Nothing is asked of what was or is left out. What of the base cannot be
+    /// read says nothing, and is what comes back: it is to be read from the disk again.
+    fn compare(
         &self,
         disk: &mut dyn BlockSource,
         base: &BaseDisk<'_>,
         ranges: &[ChangedRange],
         left_out: &[Range<u64>],
-        damaged: &mut Vec<ChangedRange>,
-    ) -> Result<Option<u64>> {
+    ) -> Distrust<Vec<ChangedRange>> {
         let end = base.size().min(disk.size());
         let step = (end / SAMPLES).max(1);
         let changed = |range: &Range<u64>| {
@@ -226,6 +221,7 @@ impl Planner<'_> {
             ranges.get(first).is_some_and(|changed| changed.offset < range.end)
                 || self.zeros.iter().chain(left_out).any(|zeros| overlap(zeros, range))
         };
+        let (mut damaged, mut agrees) = (Vec::new(), false);
         for sample in 0..SAMPLES {
             // Spread over the disk, and at other places from base to base.
             let from = step * sample + base.seed().rotate_left(sample as u32 * 5) % step;
@@ -235,13 +231,28 @@ impl Planner<'_> {
                 continue;
             }
             match base.agrees(disk, offset, &extent)? {
-                Some(true) => {}
-                Some(false) => return Ok(Some(offset)),
+                Some(true) => agrees = true,
+                Some(false) => {
+                    return Ok(Err(format!(
+                        "the disk differs from its base at {offset}, where nothing should have changed: it is another base's"
+                    )));
+                }
                 None => damaged.push(ChangedRange { offset, len: u64::from(extent.len), zero: false }),
             }
         }
-        Ok(None)
+        if agrees || damaged.is_empty() {
+            return Ok(Ok(damaged));
+        }
+        Ok(Err("every place of its base that was to be compared with the disk is damaged in the repository".into()))
     }
+}
+
+/// What an error in reading the base means: a base that is damaged is none.
+fn distrust_of<T>(base: &PointRecord, error: Error) -> Distrust<T> {
+    if !error.is_loss() {
+        return Err(error);
+    }
+    Ok(Err(format!("its base, the restore point {}, is damaged: {error}", short_id(base))))
 }
 
 /// A list, or why there is none.
@@ -265,7 +276,7 @@ pub(super) fn list_of(path: &Path) -> (String, Distrusted) {
 /// # Errors
 /// When the conversation ended: then nothing can be read either.
 pub(super) fn bitmap_of(
-    disk: &mut NbdDisk,
+    disk: &mut NbdDisk<'_>,
     name: &str,
     check: &dyn Fn() -> Result<()>,
 ) -> Result<(String, Distrusted)> {

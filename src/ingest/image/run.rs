@@ -84,7 +84,7 @@ pub fn ingest_image(
                 _ => None,
             };
             let context = bitmap.map(|name| format!("{DIRTY_BITMAP}{name}"));
-            let mut nbd = NbdDisk::open(uri, context.as_deref())?;
+            let mut nbd = NbdDisk::open(uri, context.as_deref(), stop)?;
             let list = match bitmap {
                 Some(name) => Some(bitmap_of(&mut nbd, name, &check)?),
                 None => listed,
@@ -135,7 +135,7 @@ impl Job<'_> {
         };
         let outcomes = match make(&plan) {
             // Content would have been read from the disk again: it is the tree.
-            Err(error) if error.kind() == ErrorKind::Damaged && plan.parent.is_some() => {
+            Err(error) if error.is_loss() && plan.parent.is_some() => {
                 let note = format!("read completely: the restore point to begin from is damaged: {error}");
                 make(&Plan { note, ..Plan::from_nothing(size) })?
             }

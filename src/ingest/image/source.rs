@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Set in the answers of `base:allocation` where a range reads as zeros.
 const NBD_ZERO: u32 = 2;
@@ -113,7 +114,9 @@ impl BlockSource for RawDisk {
 
 /// An export of an NBD server.
 #[derive(Debug)]
-pub struct NbdDisk {
+pub struct NbdDisk<'s> {
+    /// Set to end the conversation.
+    stop: &'s AtomicBool,
     session: Session<Socket>,
     /// What the server said last about zeros: the range, and its runs.
     known: (Range<u64>, Vec<Run>),
@@ -121,14 +124,14 @@ pub struct NbdDisk {
     wanted: u64,
 }
 
-impl NbdDisk {
-    /// Connects; asks for `context` beside that of zeros.
+impl<'s> NbdDisk<'s> {
+    /// Connects; asks for `context` beside that of zeros. No more is asked about zeros once `stop` is set.
     ///
     /// # Errors
     /// As [`connect`].
-    pub fn open(uri: &NbdUri, context: Option<&str>) -> Result<Self> {
+    pub fn open(uri: &NbdUri, context: Option<&str>, stop: &'s AtomicBool) -> Result<Self> {
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(context).collect();
-        Ok(Self { session: connect(uri, &contexts, SILENCE)?, known: (0..0, Vec::new()), wanted: 0 })
+        Ok(Self { stop, session: connect(uri, &contexts, SILENCE)?, known: (0..0, Vec::new()), wanted: 0 })
     }
 
     /// The conversation, for what is not content.
@@ -142,7 +145,7 @@ impl NbdDisk {
     }
 }
 
-impl BlockSource for NbdDisk {
+impl BlockSource for NbdDisk<'_> {
     fn size(&self) -> u64 {
         self.session.size()
     }
@@ -159,8 +162,16 @@ impl BlockSource for NbdDisk {
         let mut at = within.start;
         while at < within.end {
             if !self.known.0.contains(&at) {
+                if self.stop.load(Relaxed) {
+                    return Err(Error::new(ErrorKind::Interrupted, "the ingest was stopped"));
+                }
                 let runs = self.session.status(ALLOCATION, at)?;
                 let end = runs.last().map_or(at, |run| run.offset + run.len);
+                if end <= at {
+                    // An answer that ends inside a block, which no server may give: from where it ends nothing can be asked.
+                    self.wanted = within.end;
+                    return Ok(Some(at..within.end));
+                }
                 self.known = (at..end, runs);
             }
             for run in &self.known.1 {

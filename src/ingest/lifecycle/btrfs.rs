@@ -10,7 +10,7 @@
 
 use crate::catalog::points::time_name;
 use crate::ingest::backup::Outcome;
-use crate::ingest::btrfs::{BtrfsDecoder, SnapshotDir};
+use crate::ingest::btrfs::{BtrfsDecoder, SnapshotDir, SnapshotId};
 use crate::ingest::report::Monitor;
 use crate::ingest::stream::{StateInfo, StreamOptions, run};
 use crate::store::Writer;
@@ -18,12 +18,15 @@ use crate::{Error, ErrorKind, Result};
 use repo_format::{PointRecord, Time};
 use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// The inode number of every subvolume's root, and of nothing else on btrfs.
+const SUBVOLUME_INO: u64 = 256;
 /// Where snapshots are, in the subvolume.
 pub const SNAPSHOT_DIR: &str = ".relict-snapshots";
 /// Messages of a program that are kept, in bytes.
@@ -41,13 +44,13 @@ pub struct Subvolume {
     prefix: String,
 }
 
-/// A read-only snapshot.
+/// A snapshot, or another subvolume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Where it is.
     pub path: PathBuf,
-    /// What streams call it: its uuid, or that of the snapshot it was received from.
-    pub id: [u8; 16],
+    /// What btrfs says of it.
+    pub id: SnapshotId,
 }
 
 impl Subvolume {
@@ -71,7 +74,8 @@ impl Subvolume {
         self.path.join(SNAPSHOT_DIR)
     }
 
-    /// Our snapshots, oldest first.
+    /// Our snapshots, oldest first. What has a name of ours and is no subvolume is none: in the snapshot that took the
+    /// subvolume's place in a rollback, btrfs leaves empty directories of those that were here.
     ///
     /// # Errors
     /// When the directory or a snapshot in it cannot be read.
@@ -89,7 +93,8 @@ impl Subvolume {
             names.extend(name.to_str().filter(|name| name.starts_with(&self.prefix)).map(str::to_owned));
         }
         names.sort();
-        names.iter().map(|name| show(&dir.join(name))).collect()
+        let paths = names.iter().map(|name| dir.join(name));
+        paths.filter(|path| is_subvolume(path)).map(|path| show(&path)).collect()
     }
 
     /// Takes a snapshot.
@@ -152,7 +157,7 @@ pub fn backup(
     let points = writer.repository().point_records()?;
     let known: Vec<Vec<u8>> = points.iter().filter_map(StateInfo::of).map(|state| state.id).collect();
     let (mut old, left_over): (Vec<_>, Vec<_>) =
-        volume.snapshots()?.into_iter().partition(|one| known.iter().any(|id| *id == one.id));
+        volume.snapshots()?.into_iter().partition(|one| known.iter().any(|id| *id == one.id.uuid));
     let mut warnings = Vec::new();
     remove_all(volume, &left_over, &mut warnings);
     let parent = old.pop();
@@ -203,7 +208,7 @@ fn send_or_start_over(
         return full(Some(why));
     };
     match send(writer, snapshot, Some(parent), options, monitor, stop) {
-        Err(error) if error.kind() == ErrorKind::Damaged => {
+        Err(error) if error.is_loss() => {
             full(Some(format!("sent completely: the restore point of the last snapshot is damaged: {error}")))
         }
         Err(error) if !stop.load(Relaxed) && !parent.path.exists() => {
@@ -301,21 +306,25 @@ fn kernel_sends_version() -> u32 {
     std::fs::read_to_string(STREAM_VERSION).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1)
 }
 
-/// What btrfs says of the subvolume at `path`.
-/// What streams call the snapshot at a path; None where that is none, or cannot be told.
+/// Which snapshot is at a path; None where that is none, or cannot be told.
 #[must_use]
-pub fn snapshot_id(path: &Path) -> Option<[u8; 16]> {
+pub fn snapshot_id(path: &Path) -> Option<SnapshotId> {
     show(path).ok().map(|snapshot| snapshot.id)
 }
 
+/// What btrfs says of the subvolume at `path`.
 fn show(path: &Path) -> Result<Snapshot> {
     let text = btrfs(&["subvolume".as_ref(), "show".as_ref(), path.as_os_str()])?;
-    let field =
-        |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).and_then(|value| uuid(value.trim()));
-    let id = field("Received UUID:").or_else(|| field("UUID:"));
-    let id =
+    let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
+    let id = field("Received UUID:").and_then(uuid).or_else(|| field("UUID:").and_then(uuid));
+    let uuid =
         id.ok_or_else(|| Error::new(ErrorKind::Io, format!("btrfs does not say the uuid of {}", path.display())))?;
-    Ok(Snapshot { path: path.to_owned(), id })
+    let read_only = field("Flags:").is_some_and(|flags| flags.split([',', ' ']).any(|flag| flag == "readonly"));
+    Ok(Snapshot { path: path.to_owned(), id: SnapshotId { uuid, read_only } })
+}
+
+fn is_subvolume(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|meta| meta.is_dir() && meta.ino() == SUBVOLUME_INO)
 }
 
 fn uuid(text: &str) -> Option<[u8; 16]> {

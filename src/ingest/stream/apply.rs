@@ -415,7 +415,7 @@ impl<'s> Apply<'_, 's> {
         if self.content_mut(id)?.has_unread {
             return Err(refused(from, "is to be cloned, but its content must be read from the source first"));
         }
-        let is_cut = self.recut(id, None)?;
+        let is_cut = self.recut(id, None, false)?;
         self.wait_for(id)?;
         let base = self.base();
         let content = self.content_mut(id)?;
@@ -478,7 +478,7 @@ impl<'s> Apply<'_, 's> {
     }
 
     /// Cuts what is staged of a content. Its new extents come later. False if there was too much of it for once.
-    pub(super) fn recut(&mut self, id: ContentId, path: Option<&[u8]>) -> Result<bool> {
+    pub(super) fn recut(&mut self, id: ContentId, path: Option<&[u8]>, may_mend: bool) -> Result<bool> {
         if self.content_mut(id)?.is_cut() {
             return Ok(true);
         }
@@ -498,6 +498,7 @@ impl<'s> Apply<'_, 's> {
             spool: &self.state.spool,
             source: self.source.as_deref_mut(),
             path,
+            may_mend,
             on_read: &mut on_read,
             damage: &mut damage,
             extents: 0,

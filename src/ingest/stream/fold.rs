@@ -7,7 +7,7 @@ use super::source::ReadSource;
 use super::staged::Staged;
 use crate::catalog::edits::EditSet;
 use crate::catalog::tree::{self, Edit};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 use repo_format::{ChunkId, Extent, FileKind, Inode, Key, KeyKind, Value};
 use std::collections::HashSet;
 
@@ -100,24 +100,24 @@ impl Apply<'_, '_> {
     }
 
     fn recut_of(&mut self, ino: u64, id: ContentId, is_unread: bool, last: bool) -> Result<bool> {
+        let is_state = |source: &(dyn ReadSource + '_)| source.is_state(&self.state.id) == Some(true);
+        let may_mend = self.source.as_deref().is_some_and(is_state);
         if !is_unread {
             // What is damaged below may be read there, once the file has the name that it has there.
-            let is_state = |source: &(dyn ReadSource + '_)| source.is_state(&self.state.id) == Some(true);
-            let may_read = last && self.source.as_deref().is_some_and(is_state);
-            let path = if may_read { self.state.tree.path_of(ino)? } else { None };
-            return self.recut(id, path.as_deref()).map_err(|error| self.cannot_join(ino, error));
+            let path = if may_mend && last { self.state.tree.path_of(ino)? } else { None };
+            return self.recut(id, path.as_deref(), may_mend).map_err(|error| self.cannot_join(ino, error));
         }
         let path = self.state.tree.path_of(ino)?.ok_or_else(|| {
             let name = self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();
             refused(&name, "must be read from the source, but the name by which it changed is gone")
         })?;
-        self.recut(id, Some(&path))
+        self.recut(id, Some(&path), may_mend)
             .map_err(|e| e.context(format_args!("reading '{}'", crate::catalog::points::printable(&path))))
     }
 
     /// What to say where the tree of an earlier state is damaged, so that its content is not known.
     fn cannot_join(&self, ino: u64, error: Error) -> Error {
-        if error.kind() != ErrorKind::Damaged {
+        if !error.is_loss() {
             return error;
         }
         let own_name = || self.state.tree.inodes.get(&ino).map(|staged| staged.name.to_vec()).unwrap_or_default();

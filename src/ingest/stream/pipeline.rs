@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use repo_format::{ChunkId, Extent};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -91,13 +92,22 @@ impl<'s> Workers<'s> {
     /// Works until the applying thread is done; `worker` is below the number of threads.
     pub(super) fn work(&self, worker: usize) {
         let Some(packers) = self.packers.get(worker) else { return };
+        let mut panicked = None;
         while let Ok(job) = self.jobs.recv() {
             if self.failed.load(Relaxed) {
                 continue;
             }
-            let result = self.run(&mut lock(packers), job);
+            // A thread that ended here would leave the applying one waiting for ever, for a result or for room for a job.
+            let done = catch_unwind(AssertUnwindSafe(|| self.run(&mut lock(packers), job)));
+            let result = done.unwrap_or_else(|panic| {
+                panicked = Some(panic);
+                Err(Error::new(ErrorKind::Io, "a thread that stores content has panicked"))
+            });
             self.failed.fetch_or(result.is_err(), Relaxed);
             let _ = self.results.send(result);
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
         // Also when the stream was bad or stopped: what was taken is stored, so that the next run finds it.
         if !self.failed.load(Relaxed) {

@@ -12,7 +12,7 @@
 //! it as behind a hole (see `damage`). Where the source is the state itself, it is read there instead.
 
 use super::content::{Content, ContentId, Layout, What};
-use super::damage::{Damage, is_damage};
+use super::damage::Damage;
 use super::pipeline::Pipeline;
 use super::rows::{Base, Rows};
 use super::source::ReadSource;
@@ -39,6 +39,8 @@ pub(super) struct Recut<'r, 's> {
     pub(super) source: Option<&'r mut (dyn ReadSource + 's)>,
     /// The file's path in the source, where something must or may be read there.
     pub(super) path: Option<&'r [u8]>,
+    /// Whether the source is known to be the state itself: what is damaged may be read there, too.
+    pub(super) may_mend: bool,
     /// Called with the bytes read from the source.
     pub(super) on_read: &'r mut dyn FnMut(u64) -> Result<()>,
     /// Extents below that could not be read.
@@ -210,7 +212,7 @@ impl<'s> Recut<'_, 's> {
 
     /// Whether an extent is known to be damaged and the source has what it held.
     fn can_mend(&self, row: &Extent) -> bool {
-        self.path.is_some() && self.damage.iter().rev().any(|known| known.is_reread && known.row.chunk == row.chunk)
+        self.may_mend && self.damage.iter().rev().any(|known| known.is_reread && known.row.chunk == row.chunk)
     }
 
     /// Takes over the chunks of another layout that a clone brought, from `at` on, as far as they are right; returns
@@ -380,7 +382,7 @@ impl<'s> Recut<'_, 's> {
     /// or does not have it either.
     fn reread(&mut self, damage: &Damage, out: &mut [u8]) -> Result<Option<usize>> {
         let len = out.len().min(damage.row.len as usize);
-        let (Some(_), Some(_), Some(out)) = (&self.source, self.path, out.get_mut(..len)) else { return Ok(None) };
+        let (true, Some(_), Some(out)) = (self.may_mend, self.path, out.get_mut(..len)) else { return Ok(None) };
         match self.read_source(damage.at, out) {
             Ok(()) => {
                 let row = Extent { len: len as u32, ..damage.row };
@@ -423,7 +425,7 @@ impl<'s> Recut<'_, 's> {
                 }
             });
             match read {
-                Err(error) if !is_damage(&error) => return Err(error),
+                Err(error) if !error.is_loss() => return Err(error),
                 // Also a chunk that is shorter than its extent.
                 _ if !copied => {
                     let by = (first - start) as u32;

@@ -403,8 +403,8 @@ impl<S: Read + Write> Session<S> {
         Ok(maps)
     }
 
-    /// What a context, which must be there, says of the disk from `offset` on: as far as one answer goes, at
-    /// least one byte.
+    /// What a context, which must be there, says of the disk from the block on that `offset` is in: as far as one answer
+    /// goes, at least one byte. Of a server that keeps to its blocks that is behind `offset`.
     ///
     /// # Errors
     /// As [`Session::read`].

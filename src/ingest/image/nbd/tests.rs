@@ -3,8 +3,10 @@
 
 use super::session::{ALLOCATION, Session};
 use super::*;
+use crate::ingest::image::source::{BlockSource, NbdDisk};
 use proptest::prelude::*;
 use std::io::Cursor;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const BITMAP: &str = "qemu:dirty-bitmap:b";
 
@@ -317,4 +319,45 @@ proptest! {
             let _ = session.map(&[BITMAP], &|| Ok(()));
         }
     }
+}
+
+/// A server on a socket that says all of this to the first who comes.
+fn serve(script: Vec<u8>) -> (tempfile::TempDir, uri::NbdUri) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _gone = stream.write_all(&script);
+        let _gone = io::copy(&mut stream, &mut io::sink());
+    });
+    (dir, uri::NbdUri::parse(&format!("nbd+unix:///x?socket={}", path.display())).unwrap())
+}
+
+/// A disk of so many blocks of 512 bytes; every question about zeros gets an answer of one extent.
+fn disk_of(blocks: u64, answers: u64, extent: (u32, u32)) -> (tempfile::TempDir, uri::NbdUri) {
+    let contexts = [context(0, ALLOCATION), reply(10, 1, b"")].concat();
+    let hello = [HELLO, &reply(8, 1, b""), &contexts, &export(blocks * 512, 512, 1 << 25)].concat();
+    let answers: Vec<u8> = (0..answers).flat_map(|cookie| status(1, cookie, 0, &[extent])).collect();
+    serve([hello, answers].concat())
+}
+
+#[test]
+fn an_answer_that_ends_inside_a_block_is_no_circle() {
+    let (_dir, uri) = disk_of(64, 1000, (100, 3));
+    let stop = AtomicBool::new(false);
+    let mut disk = NbdDisk::open(&uri, None, &stop).unwrap();
+    let found = disk.next_data(0..64 * 512).unwrap().unwrap();
+    assert!(found.start <= 100 && found.end == 64 * 512, "{found:?}");
+}
+
+#[test]
+fn questions_about_zeros_end_when_the_ingest_is_stopped() {
+    let stop = AtomicBool::new(false);
+    let (_dir, uri) = disk_of(64, 1, (512, 3));
+    let mut disk = NbdDisk::open(&uri, None, &stop).unwrap();
+    assert_eq!(disk.next_data(0..512).unwrap(), None);
+    stop.store(true, Relaxed);
+    // The server has no more answers: who asks waits for a minute.
+    assert_eq!(disk.next_data(0..64 * 512).unwrap_err().kind(), ErrorKind::Interrupted);
 }

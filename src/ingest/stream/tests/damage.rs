@@ -294,3 +294,60 @@ fn an_extent_that_is_overwritten_heals() {
     }
     assert!(world.damaged.lock().unwrap().is_empty(), "the chunk was not stored again");
 }
+
+/// It may be newer than the state: nothing of it is read but what the stream names.
+#[test]
+fn a_source_that_is_not_known_to_be_the_state_mends_nothing() {
+    let world = World::new();
+    world.is_cut_freely.store(true, Relaxed);
+    let rows = base(&world, 200_000);
+    let (at, damaged) = rows[10];
+    world.damaged.lock().unwrap().insert(damaged.chunk);
+    let changed = (at + u64::from(damaged.len)) as usize + 1;
+    let copy = noise(2, 200_000);
+    world.source.lock().unwrap().insert("a".into(), copy.clone());
+    let sealed = world.ingest(Some(0), &[Op::Changed("a".into(), changed as u64, 3)]).unwrap();
+    let mut want = noise(1, 200_000);
+    want[changed..][..3].copy_from_slice(&copy[changed..][..3]);
+    assert!(world.read_back(&sealed)["a"].data == want);
+    let said = findings(&world);
+    assert!(said.len() == 1 && said[0].contains("were damaged in the repository already"), "{said:?}");
+}
+
+#[test]
+fn a_chunk_that_is_shorter_than_its_extent_is_told_of() {
+    let world = World::new();
+    world.is_cut_freely.store(true, Relaxed);
+    let rows = base(&world, 200_000);
+    let (at, short) = rows[10];
+    world.halved.lock().unwrap().insert(short.chunk);
+    world.ingest(Some(0), &[Op::Write("a".into(), at + u64::from(short.len) + 1, b"new".to_vec())]).unwrap();
+    let said = findings(&world);
+    assert!(said.len() == 1 && said[0].contains("were damaged in the repository already"), "{said:?}");
+}
+
+/// More places than are remembered, all of them read again: nothing is lost, and nothing else is said.
+#[test]
+fn what_was_read_again_beyond_the_places_that_are_remembered_is_not_lost() {
+    let world = World { chunk_bytes: [1024, 1024, 1024], ..World::new() };
+    world.source_is_state.store(true, Relaxed);
+    let bytes = 11_000 * 1024;
+    let mut data = noise(1, bytes);
+    world
+        .ingest(None, &[Op::Create("a".into(), FileKind::File, Some(2)), Op::Write("a".into(), 0, data.clone())])
+        .unwrap();
+    let rows = full_read(world.chunk_bytes, &data);
+    assert!(rows.len() > 10_500);
+    *world.damaged.lock().unwrap() = rows.iter().map(|(_, row)| row.chunk).collect();
+    let mut ops = Vec::new();
+    for (at, _) in &rows {
+        data[*at as usize + 500] ^= 1;
+        ops.push(Op::Changed("a".into(), at + 500, 1));
+    }
+    world.source.lock().unwrap().insert("a".into(), data.clone());
+    let sealed = world.ingest(Some(0), &ops).unwrap();
+    assert!(world.read_back(&sealed)["a"].data == data);
+    let said = world.findings.lock().unwrap().clone();
+    assert!(said.len() == 2 && said.iter().all(|one| one.severity == Severity::Warning), "{said:?}");
+    assert!(said.iter().all(|one| !one.path.is_empty()) && said[1].what.contains("more places"), "{said:?}");
+}

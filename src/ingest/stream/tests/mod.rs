@@ -132,6 +132,10 @@ struct World {
     source_is_state: AtomicBool,
     /// Chunks that cannot be read, until they are stored again.
     damaged: Mutex<HashSet<ChunkId>>,
+    /// Chunks of which only the first half is there.
+    halved: Mutex<HashSet<ChunkId>>,
+    /// Whoever asks what is new panics.
+    panics: AtomicBool,
     /// What the last ingest had to say of single files.
     findings: Mutex<Vec<Finding>>,
     /// Beside damage contents are cut as they can be, and not as a full read would.
@@ -156,6 +160,8 @@ impl World {
             source: Mutex::default(),
             source_is_state: AtomicBool::new(false),
             damaged: Mutex::default(),
+            halved: Mutex::default(),
+            panics: AtomicBool::new(false),
             findings: Mutex::default(),
             is_cut_freely: AtomicBool::new(false),
         }
@@ -330,6 +336,7 @@ impl ChunkSink for World {
     }
 
     fn claim(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        assert!(!self.panics.load(Relaxed), "as the test wants it");
         let (mut claimed, mut damaged) = (self.claimed.lock().unwrap(), self.damaged.lock().unwrap());
         for id in ids.iter().filter(|id| damaged.remove(*id)) {
             self.chunks.lock().unwrap().remove(id);
@@ -365,6 +372,7 @@ impl Store for World {
             return Err(Error::damaged(format!("chunk {id} is rotten")));
         }
         match self.chunks.lock().unwrap().get(id) {
+            Some((bytes, true)) if self.halved.lock().unwrap().contains(id) => with(&bytes[..bytes.len() / 2]),
             Some((bytes, true)) => with(bytes),
             Some(_) => return Err(Error::damaged("a chunk that is not settled")),
             None => return Err(Error::damaged("a chunk that is not there")),

@@ -254,3 +254,18 @@ fn content_is_read_under_the_name_that_the_file_has_at_the_end() {
     let error = world.ingest(Some(0), &[Op::Changed("d/new".into(), 0, 50_000)]).unwrap_err().to_string();
     assert!(error.contains("d/new ends at byte 100 in the source"), "{error}");
 }
+
+/// As any error does, also where other workers are alive and wait.
+#[test]
+fn a_worker_that_panics_ends_the_ingest() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let world = World::new();
+        world.panics.store(true, Relaxed);
+        let ops: Vec<Op> = (0..200).map(|n| write("a", n << 20, &noise(n, 1 << 20))).collect();
+        let run = || world.ingest(None, &[&[file("a", 300)], &ops[..]].concat());
+        let _ = done.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+    });
+    let panicked = ended.recv_timeout(std::time::Duration::from_secs(60));
+    assert_eq!(panicked, Ok(true), "it hangs, or the panic is lost");
+}
