@@ -341,3 +341,24 @@ fn a_package_is_sealed_at_so_many_chunks_whatever_was_made_durable_before() {
     w.checkpoint().unwrap();
     assert_eq!(w.stats().data_packages, 2);
 }
+
+/// As an index that is older than a prune has it: rows lead to what was freed.
+#[test]
+fn a_chunk_in_a_freed_segment_is_not_taken_for_present() {
+    let holey = holey(&[]);
+    let w = writer(holey.path());
+    let places: Vec<Location> =
+        holey.chunks.iter().map(|(id, _)| w.repository().locate(id).unwrap().unwrap()).collect();
+    let range = |n: usize| (u64::from(places[n].offset), u64::from(places[n].offset + places[n].segment_bytes));
+    w.repository().packages().free(&holey.id, &[range(0), range(3), range(4), range(7)], true).unwrap();
+    drop(w);
+    let w = writer(holey.path());
+    let ids: Vec<ChunkId> = holey.chunks.iter().map(|(id, _)| *id).collect();
+    let new = w.claim(&ids).unwrap();
+    assert_eq!(new, [true, false, false, true, true, false, false, true]);
+    for ((id, bytes), _) in holey.chunks.iter().zip(new).filter(|(_, new)| *new) {
+        w.store_segment(SegmentKind::Data, &[(*id, bytes.len() as u32)], bytes).unwrap();
+    }
+    drop(w);
+    holey.all_is_read();
+}

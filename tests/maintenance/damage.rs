@@ -158,3 +158,31 @@ fn prune_does_not_go_by_a_package_that_lost_its_footer() {
     assert!(fs::read(holey.file()).unwrap() == before);
     holey.stays_and_heals(&["prune", "--yes"]);
 }
+
+/// An older copy of the index comes back, which places content where prune has freed it since.
+#[test]
+fn a_backup_does_not_take_for_present_what_was_freed_after_its_index_was_copied() {
+    let rig = Rig::new();
+    let mut random = Random::from_env();
+    let (db, older) = (rig.path("repo/db"), rig.path("older"));
+    let gone = random.bytes(4 << 20);
+    fs::write(rig.source().join("a"), &gone).unwrap();
+    fs::write(rig.source().join("b"), random.bytes(4 << 20)).unwrap();
+    rig.backup();
+    fs::remove_file(rig.source().join("a")).unwrap();
+    rig.backup();
+    assert!(std::process::Command::new("cp").arg("-a").args([&db, &older]).status().unwrap().success());
+    rig.maint(&["forget", "--yes", "--keep-last", "1"]);
+    rig.maint(&["prune", "--yes"]);
+    fs::remove_dir_all(&db).unwrap();
+    fs::rename(&older, &db).unwrap();
+    fs::write(rig.source().join("a"), &gone).unwrap();
+    rig.backup();
+    restored_is(&rig, "latest", &manifest(&rig.source()), "out");
+    // The older index also knows the point that was pruned.
+    assert_eq!(maint(&rig, &["check"]).status.code(), Some(1));
+    rig.maint(&["rebuild"]);
+    rig.maint(&["check", "--read-data"]);
+    assert_eq!(listed(&rig).len(), 2);
+    restored_is(&rig, "latest", &manifest(&rig.source()), "again");
+}
