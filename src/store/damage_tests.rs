@@ -362,3 +362,44 @@ fn a_chunk_in_a_freed_segment_is_not_taken_for_present() {
     drop(w);
     holey.all_is_read();
 }
+
+/// Power is lost while a batch is written: a part of it is there.
+#[test]
+fn a_log_that_a_crash_has_torn_stops_no_reader() {
+    let dir = new_repo(&cheap());
+    let db = dir.path().join("db");
+    let first = {
+        let w = writer(dir.path());
+        let first = point(&w, 1, store(&w, b"one"));
+        w.seal(&first).unwrap();
+        first
+    };
+    let w = writer(dir.path());
+    let second = point(&w, 2, store(&w, b"two"));
+    w.seal(&second).unwrap();
+    w.abandon();
+    let logs = std::fs::read_dir(&db).unwrap().map(|entry| entry.unwrap().path());
+    let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
+    let newest = logs.filter(|path| path.metadata().unwrap().len() > 0).max().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let at = bytes.len() - 5;
+    bytes[at] ^= 1;
+    std::fs::write(&newest, &bytes).unwrap();
+    assert!(logs::is_broken(&db).unwrap());
+    // Where nobody can write, the database is read as it lies there.
+    let at_rest = Index::open_at_rest(&db, false).unwrap();
+    assert_eq!(at_rest.points().unwrap().len(), 1);
+    at_rest.refresh().unwrap();
+    drop(at_rest);
+    assert!(std::fs::read(&newest).unwrap() == bytes);
+    // Where somebody can, the torn log is out of the way for all that follow.
+    let r = reader(dir.path());
+    assert!(!logs::is_broken(&db).unwrap());
+    assert_eq!(r.point_records().unwrap(), [first.clone()]);
+    // The next writer finds what the log had lost: its record is whole in its package.
+    drop(writer(dir.path()));
+    r.refresh().unwrap();
+    let mut all = r.point_records().unwrap();
+    all.sort_by_key(|point| point.id);
+    assert_eq!(all, [first, second]);
+}

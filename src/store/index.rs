@@ -1,6 +1,7 @@
 //! The database: where every chunk is, which packages and restore points there are, and the writer's
 //! journal (SPEC.md section 9). All of it can be rebuilt from packages.
 
+use super::lease::Lease;
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, JournalRecord, PackageId, PackageKind, PointId};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
@@ -109,6 +110,8 @@ pub struct Index {
     db: DB,
     /// A reader's private directory, removed with it.
     scratch: Option<PathBuf>,
+    /// A reader that follows nobody: see [`Index::open_at_rest`].
+    at_rest: bool,
 }
 
 /// Key and value of the database.
@@ -127,8 +130,21 @@ impl Index {
         let mut options = writer_options()?;
         options.create_if_missing(create);
         options.create_missing_column_families(create);
+        let has_broken_log = !create && super::logs::is_broken(path)?;
         let opened = DB::open_cf_descriptors(&options, path, descriptors(with_blobs));
-        Ok(Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: None })
+        let index = Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: None, at_rest: false };
+        if has_broken_log {
+            index.replace_logs(with_blobs)?;
+        }
+        Ok(index)
+    }
+
+    /// What the logs hold goes to files, and they go: one of them breaks off where a crash has torn it, and readers refuse it.
+    fn replace_logs(&self, with_blobs: bool) -> Result<()> {
+        if with_blobs {
+            self.db.flush_cf(self.blobs()?).map_err(|e| failed("flushing the index", &e))?;
+        }
+        self.flush()
     }
 
     /// Opens for reading beside a writer, or on a read-only directory. [`Index::refresh`] follows the writer.
@@ -136,6 +152,41 @@ impl Index {
     /// # Errors
     /// `Damaged` when the database is missing or cannot be read, `Io` when there is no temporary directory.
     pub fn open_reader(path: &Path, with_blobs: bool) -> Result<Self> {
+        match Self::open_follower(path, with_blobs) {
+            Err(e) if e.kind() == ErrorKind::Damaged && super::logs::is_broken(path).unwrap_or(false) => {
+                Self::open_after_crash(path, with_blobs)
+            }
+            other => other,
+        }
+    }
+
+    /// For a log that a crash has torn: what any writer does at once, to have it out of the readers' way; where nothing can be
+    /// written, the database as it lies there. It stays as it is as long as nobody writes.
+    fn open_after_crash(path: &Path, with_blobs: bool) -> Result<Self> {
+        match path.parent().map(|repo| Lease::take(&repo.join("lock"))) {
+            Some(Ok(_lease)) => {
+                drop(Self::open_writer(path, with_blobs, false)?);
+                Self::open_follower(path, with_blobs)
+            }
+            Some(Err(e)) if e.kind() == ErrorKind::Locked => Self::open_follower(path, with_blobs),
+            _ => Self::open_at_rest(path, with_blobs),
+        }
+    }
+
+    pub(super) fn open_at_rest(path: &Path, with_blobs: bool) -> Result<Self> {
+        let scratch = make_scratch()?;
+        let mut options = database_options();
+        options.set_db_log_dir(&scratch);
+        match DB::open_cf_descriptors_read_only(&options, path, descriptors(with_blobs), false) {
+            Ok(db) => Ok(Self { db, scratch: Some(scratch), at_rest: true }),
+            Err(e) => {
+                let _ = std::fs::remove_dir_all(&scratch);
+                Err(unusable(path, &e))
+            }
+        }
+    }
+
+    fn open_follower(path: &Path, with_blobs: bool) -> Result<Self> {
         if !path.join("CURRENT").exists() {
             return Err(Error::damaged(format!("the index {} is missing", path.display())).advise(REBUILD));
         }
@@ -148,7 +199,7 @@ impl Index {
             let opened =
                 DB::open_cf_descriptors_as_secondary(&options, path.clone(), scratch.clone(), descriptors(with_blobs));
             match opened {
-                Ok(db) => return Ok(Self { db, scratch: Some(scratch) }),
+                Ok(db) => return Ok(Self { db, scratch: Some(scratch), at_rest: false }),
                 Err(e) if attempt >= OPEN_ATTEMPTS => {
                     let _ = std::fs::remove_dir_all(&scratch);
                     return Err(unusable(&path, &e));
@@ -164,7 +215,7 @@ impl Index {
     /// # Errors
     /// When the database cannot be read.
     pub fn refresh(&self) -> Result<()> {
-        if self.scratch.is_some() {
+        if self.scratch.is_some() && !self.at_rest {
             super::logs::refuse_unreadable(self.db.path())?;
             self.db.try_catch_up_with_primary().map_err(|e| failed("following the writer", &e))?;
         }

@@ -46,6 +46,47 @@ pub(super) fn refuse_unreadable(db: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a log holds a record that is not whole: what a crash left of the last one, or rot. RocksDB's writer takes it for
+/// the log's end, its readers that follow a writer refuse the log.
+///
+/// # Errors
+/// When a log cannot be read.
+pub(super) fn is_broken(db: &Path) -> Result<bool> {
+    let failed = |e| Error::io(format!("reading {}", db.display()), e);
+    for entry in std::fs::read_dir(db).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|end| end == "log") && !is_whole(&std::fs::read(&path).map_err(failed)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_whole(log: &[u8]) -> bool {
+    log.chunks(BLOCK_BYTES).all(|block| {
+        let mut rest = block;
+        while let Some((header, behind)) = rest.split_at_checked(HEADER_BYTES) {
+            let (len, kind) = (usize::from(u16::from_le_bytes([header[4], header[5]])), header[6]);
+            let sum = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+            if kind == 0 && len == 0 && sum == 0 {
+                return behind.iter().all(|byte| *byte == 0);
+            }
+            let Some(payload) = behind.get(..len) else { return false };
+            if sum != masked(crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload)) {
+                return false;
+            }
+            rest = &behind[len..];
+        }
+        // The end of a block that no header fits into is filled with zeros.
+        block.len() < BLOCK_BYTES && rest.is_empty() || block.len() == BLOCK_BYTES && rest.iter().all(|byte| *byte == 0)
+    })
+}
+
+/// As RocksDB writes checksums down, so that the checksum of what holds checksums is no special one.
+const fn masked(sum: u32) -> u32 {
+    sum.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
 /// Where the first record stands whose type is not one of ours, and its type.
 fn strange_record(mut file: impl Read) -> std::io::Result<Option<(u64, u8)>> {
     let mut start = 0;
@@ -88,6 +129,25 @@ mod tests {
             let strange = [sound.clone(), record(kind, 10), record(1, 1)].concat();
             assert_eq!(strange_record(&strange[..]).unwrap(), Some((sound.len() as u64, kind)));
         }
+    }
+
+    #[test]
+    fn a_log_of_rocksdb_is_whole_until_a_bit_of_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = rocksdb::DB::open_default(dir.path()).unwrap();
+        (0..200_u32).for_each(|n| db.put(n.to_le_bytes(), vec![n as u8; n as usize * 7]).unwrap());
+        db.flush_wal(true).unwrap();
+        let logs = || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let path = logs().find(|path| path.extension().is_some_and(|end| end == "log")).unwrap();
+        let log = std::fs::read(&path).unwrap();
+        assert!(log.len() > 3 * BLOCK_BYTES && is_whole(&log) && !is_broken(dir.path()).unwrap());
+        for at in (0..log.len()).step_by(61) {
+            let mut broken = log.clone();
+            broken[at] ^= 1 << (at % 8);
+            assert!(!is_whole(&broken), "byte {at}");
+        }
+        std::fs::write(&path, &log[..log.len() - 1]).unwrap();
+        assert!(is_broken(dir.path()).unwrap());
     }
 
     #[test]
