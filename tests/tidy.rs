@@ -38,6 +38,9 @@ const LONGER: [(&str, &str); 0] = [];
 /// What must not be called where bytes come from outside: in decoders, and in everything that runs in production.
 const PANICS: [&str; 6] = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "dbg!("];
 
+/// Macros that panic when nobody reads the output any more.
+const PRINTS: [&str; 2] = ["print", "println"];
+
 /// Files of the library that are there for tests and benchmarks alone.
 const FIXTURES: [&str; 1] = ["src/view/memory.rs"];
 
@@ -224,6 +227,12 @@ fn panics(source: &Source) -> Vec<String> {
     calls.map(|(at, call)| source.complaint(&code, at, &format!("{call} outside tests"))).collect()
 }
 
+fn printing(source: &Source) -> Vec<String> {
+    let code = source.production();
+    let calls = PRINTS.iter().flat_map(|name| words(&code, name).filter(|at| code[at + name.len()..].starts_with('!')));
+    calls.map(|at| source.complaint(&code, at, "a closed pipe is a panic here; print by cli::out or say!")).collect()
+}
+
 fn opening(source: &Source) -> Vec<String> {
     let first = source.text.lines().find(|line| !line.starts_with("#!["));
     let opens = first.is_some_and(|line| line.starts_with("//! ") && line.len() > 8);
@@ -336,6 +345,11 @@ fn nothing_panics_on_purpose() {
 }
 
 #[test]
+fn a_closed_pipe_is_no_panic() {
+    keeps("production code that panics at a closed pipe", printing, is_production);
+}
+
+#[test]
 fn files_open_with_what_they_are() {
     keeps("files that do not say what they are", opening, is_rust);
 }
@@ -410,6 +424,12 @@ fn a_panic_is_caught() {
     refuses(panics, "src/store/files.rs", "fn f<'a>(c: &'a str) { todo!() }\n");
     takes(panics, "src/store/files.rs", "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    fn g() { f().unwrap(); }\n}\n");
     takes(panics, "src/store/tests.rs", "fn g() { f().unwrap(); }\n");
+}
+
+#[test]
+fn a_print_is_caught() {
+    refuses(printing, "tools/src/stats/mod.rs", "fn f() { println!(\"{}\", 1) }\n");
+    takes(printing, "tools/src/stats/mod.rs", "fn f() { say!(\"{}\", 1); eprintln!(); print_sheet() }\n");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! which has the same order, so that neither has to be held in memory (SPEC.md section 10).
 
 use super::sorter::{SORT_BYTES, Sorted, Sorter};
-use super::tree::{NodeVisitor, walk_nodes};
+use super::tree::{Lost, NodeVisitor, walk_nodes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{NodeRef, Repository};
 use repo_format::{ChunkId, Extent, Key};
@@ -16,7 +16,22 @@ struct Marker<'a> {
     out: Sorter<32>,
     /// Nodes that were walked, by half of their ids: sixteen bytes of a keyed hash are as good a name as all.
     walked: HashSet<[u8; 16]>,
+    /// In trees that others took the place of: where to ask what is still there. Nothing else of them is needed.
+    left: Option<&'a Repository>,
     stop: &'a AtomicBool,
+}
+
+impl Marker<'_> {
+    fn need(&mut self, ids: &[ChunkId]) -> Result<()> {
+        match self.left {
+            None => ids.iter().try_for_each(|id| self.out.push(id.0)),
+            Some(repository) => {
+                let found = repository.index().locate_many(ids)?;
+                let there = ids.iter().zip(found).filter(|(_, at)| at.is_some());
+                there.map(|(id, _)| *id).try_for_each(|id| self.out.push(id.0))
+            }
+        }
+    }
 }
 
 impl NodeVisitor for Marker<'_> {
@@ -24,7 +39,7 @@ impl NodeVisitor for Marker<'_> {
         let half = id.0.first_chunk().copied().unwrap_or_default();
         let new = self.walked.insert(half);
         if new {
-            self.out.push(id.0)?;
+            self.need(&[*id])?;
         }
         Ok(new)
     }
@@ -36,21 +51,33 @@ impl NodeVisitor for Marker<'_> {
         if node.level() > 0 {
             return Ok(());
         }
+        let mut chunks = Vec::new();
         for (key, value) in (0..node.len()).filter_map(|index| node.entry(index)) {
             if let Key::Extent(..) = Key::decode(key)? {
-                self.out.push(Extent::decode(value)?.chunk.0)?;
+                chunks.push(Extent::decode(value)?.chunk);
             }
         }
-        Ok(())
+        self.need(&chunks)
+    }
+
+    fn lost(&mut self, lost: Lost) -> Result<()> {
+        if self.left.is_some() { Ok(()) } else { Err(lost.error) }
     }
 }
 
-/// Everything below `roots`, and `others` themselves. Nodes that trees share are read once.
+/// Everything below `roots`, and `others` themselves. Nodes that trees share are read once. Of what is below `left`, the roots of
+/// trees that others took the place of, by a repair too, only what is still there: the rest nobody can show any more.
 ///
 /// # Errors
 /// `Damaged` when a node cannot be read: what lies below it cannot be known then. `Interrupted` once `stop` is set.
-pub fn mark(repository: &Repository, roots: &[ChunkId], others: &[ChunkId], stop: &AtomicBool) -> Result<Needed> {
-    let mut marker = Marker { out: Sorter::new(SORT_BYTES), walked: HashSet::new(), stop };
+pub fn mark(
+    repository: &Repository,
+    roots: &[ChunkId],
+    left: &[ChunkId],
+    others: &[ChunkId],
+    stop: &AtomicBool,
+) -> Result<Needed> {
+    let mut marker = Marker { out: Sorter::new(SORT_BYTES), walked: HashSet::new(), left: None, stop };
     others.iter().try_for_each(|id| marker.out.push(id.0))?;
     for root in roots {
         walk_nodes(repository, root, &mut marker).map_err(|e| match e.kind() {
@@ -60,5 +87,7 @@ pub fn mark(repository: &Repository, roots: &[ChunkId], others: &[ChunkId], stop
             _ => e,
         })?;
     }
+    marker.left = Some(repository);
+    left.iter().try_for_each(|root| walk_nodes(repository, root, &mut marker))?;
     marker.out.finish()
 }

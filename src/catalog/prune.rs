@@ -5,7 +5,6 @@
 
 use super::mark::{Needed, mark};
 use super::sorter::{SORT_BYTES, Sorted, Sorter};
-use super::thin::replaced;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Dead, FoundSegment, Location, PackageInfo, Range, RecordPlace, Repository, ScannedPackage, Writer};
 use crate::store::{dead_segments, scan_package};
@@ -19,7 +18,8 @@ use std::time::Instant;
 pub struct PruneOptions<'a> {
     /// Hidden points that must stay, each with its reason for people.
     pub keep: HashMap<PointId, String>,
-    /// Points that a mount shows, perhaps as they were before they were thinned: their older records stay.
+    /// Points that a mount shows, perhaps as they were before they were thinned, made whole again or repaired: their older
+    /// records stay.
     pub as_before: HashSet<PointId>,
     /// Also remove what an interrupted backup stored and the next one would find.
     pub discard_unfinished: bool,
@@ -152,7 +152,7 @@ impl Planner<'_> {
     fn plan(self) -> Result<Plan> {
         let (points, states) = (self.repository.all_points()?, self.repository.index().states()?);
         let (mut roots, mut others) = (Vec::new(), Vec::new());
-        let (mut removed, mut kept, mut older) = (Vec::new(), Vec::new(), HashSet::new());
+        let (mut removed, mut kept) = (Vec::new(), Vec::new());
         let catalogue: HashMap<PointId, ChunkId> = self.repository.index().points()?.into_iter().collect();
         for (id, record) in points {
             let state = states.get(&id);
@@ -163,13 +163,6 @@ impl Planner<'_> {
                 kept.extend(why.filter(|_| state.is_some_and(|s| s.hidden.is_some())).map(|why| (id, why.clone())));
                 roots.push(record.root);
                 others.extend(catalogue.get(&id));
-                if self.options.as_before.contains(&id) {
-                    for (chunk, before) in replaced(self.repository, &record)? {
-                        roots.push(before.root);
-                        others.push(chunk);
-                        older.insert(chunk);
-                    }
-                }
                 // A state whose segment was lost still stands in the database; that does not stop a prune.
                 let state = state.map(|state| self.repository.keys().chunk_id(&state.encode()));
                 if let Some(id) = state.filter(|id| self.repository.locate(id).is_ok_and(|at| at.is_some())) {
@@ -179,10 +172,13 @@ impl Planner<'_> {
                 removed.push(record);
             }
         }
+        let older = self.older(&catalogue)?;
+        others.extend(older.keys());
+        let left: Vec<ChunkId> = older.values().copied().collect();
         let going: HashSet<PointId> = removed.iter().map(|record| record.id).collect();
         let (records, newest) = self.records(&catalogue, &going, &older)?;
         let stale_states = states.into_keys().filter(|id| !catalogue.contains_key(id)).collect();
-        let needed = mark(self.repository, &roots, &others, self.options.stop)?;
+        let needed = mark(self.repository, &roots, &left, &others, self.options.stop)?;
         let mut plan = Plan {
             points: removed,
             kept,
@@ -204,12 +200,39 @@ impl Planner<'_> {
         Ok(plan)
     }
 
+    /// The records that others took the place of, of points that a mount shows: it shows the one that it read first, whatever
+    /// thinning, undelete and repair have made of the point since. Chunk and root.
+    fn older(&self, catalogue: &HashMap<PointId, ChunkId>) -> Result<HashMap<ChunkId, ChunkId>> {
+        let mut out = HashMap::new();
+        if self.options.as_before.is_empty() {
+            return Ok(out);
+        }
+        let current: HashSet<&ChunkId> = catalogue.values().collect();
+        for Meta { info, scanned } in &self.meta {
+            for found in scanned.segments.iter().filter(|found| found.header.kind == SegmentKind::Point) {
+                let Some(row) = found.header.table.first().filter(|row| !current.contains(&row.id)) else { continue };
+                let record = self.record(info, found)?;
+                let wanted = self.options.as_before.contains(&record.id) && catalogue.contains_key(&record.id);
+                if wanted && self.repository.index().locate(&row.id)?.is_some() {
+                    out.insert(row.id, record.root);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn record(&self, info: &PackageInfo, found: &FoundSegment) -> Result<PointRecord> {
+        let bytes = found.header.segment_bytes() as u32;
+        let at = Location { package: info.number, offset: found.offset as u32, segment_bytes: bytes, skip: 0, len: 0 };
+        Ok(PointRecord::decode(self.repository.read_segment(&at)?.raw())?)
+    }
+
     /// Every copy of every record that goes, and the number of the newest package with a record.
     fn records(
         &self,
         catalogue: &HashMap<PointId, ChunkId>,
         going: &HashSet<PointId>,
-        older: &HashSet<ChunkId>,
+        older: &HashMap<ChunkId, ChunkId>,
     ) -> Result<(Vec<RecordPlace>, u32)> {
         let stays: HashSet<&ChunkId> =
             catalogue.iter().filter(|(id, _)| !going.contains(id)).map(|(_, chunk)| chunk).collect();
@@ -220,7 +243,7 @@ impl Planner<'_> {
             for found in scanned.segments.iter().filter(|found| found.header.kind == SegmentKind::Point) {
                 let Some(row) = found.header.table.first() else { continue };
                 newest = newest.max(info.number);
-                if stays.contains(&row.id) || older.contains(&row.id) {
+                if stays.contains(&row.id) || older.contains_key(&row.id) {
                     continue;
                 }
                 if !goes.contains(&row.id) {
@@ -235,9 +258,7 @@ impl Planner<'_> {
 
     /// A record that the catalogue does not name is an older one of a point that it does name, or the index is stale.
     fn replaced(&self, info: &PackageInfo, found: &FoundSegment, catalogue: &HashMap<PointId, ChunkId>) -> Result<()> {
-        let bytes = found.header.segment_bytes() as u32;
-        let at = Location { package: info.number, offset: found.offset as u32, segment_bytes: bytes, skip: 0, len: 0 };
-        let record = PointRecord::decode(self.repository.read_segment(&at)?.raw())?;
+        let record = self.record(info, found)?;
         if catalogue.contains_key(&record.id) {
             return Ok(());
         }

@@ -15,7 +15,7 @@ mod init;
 mod ls;
 mod mount;
 mod mount_helper;
-mod out;
+pub mod out;
 pub mod password;
 pub mod progress;
 mod restore;

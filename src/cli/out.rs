@@ -47,6 +47,12 @@ impl Out {
     }
 }
 
+impl Default for Out {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 fn failed(error: std::io::Error) -> Error {
     Error::io("writing to standard output", error)
 }

@@ -98,8 +98,8 @@ fn keep(context: &Context, repo: &Repository, point: &PointRecord) -> Result<()>
     match repo.pin_point(point) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            Err(Error::new(ErrorKind::NotFound, format!("restore point {} was just removed", short_id(point)))
-                .advise("'relict snapshots' lists what there is"))
+            Err(Error::new(ErrorKind::NotFound, format!("restore point {} was just forgotten or changed", short_id(point)))
+                .advise("nothing was restored; 'relict snapshots' lists what there is, 'relict-maint undelete' brings back what is not pruned yet"))
         }
         Err(error) => {
             if context.verbose {

@@ -8,7 +8,7 @@ use crate::ingest::BackupOptions;
 use crate::ingest::lifecycle::btrfs::{Subvolume, backup};
 use crate::ingest::lifecycle::commands::{Commands, Held};
 use crate::ingest::stream::{Scope, StreamOptions};
-use repo_format::SourceKind;
+use repo_format::{SET_TAG, SourceKind};
 use std::path::Path;
 
 /// Part of the help of `backup`.
@@ -36,7 +36,7 @@ pub fn btrfs(context: &Context, options: &BackupOptions) -> Result<Outcome> {
         time: options.time,
         threads: options.threads,
         memory_bytes: options.memory_bytes,
-        extra: Vec::new(),
+        extra: options.set.iter().map(|set| (SET_TAG, set.0.to_vec())).collect(),
     };
     conduct(context, |writer, progress| {
         let volume = Subvolume::open(path, &writer.repository().header().repo.to_string())?;

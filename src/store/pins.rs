@@ -30,6 +30,8 @@ struct Held {
     /// Locked.
     file: File,
     points: HashSet<PointId>,
+    /// The last line has no end.
+    torn: bool,
 }
 
 impl Pin {
@@ -46,24 +48,23 @@ impl Pin {
     }
 
     /// Holds more points. True when one of them was not held before.
-    fn hold(&self, points: &[PointRecord]) -> Result<bool> {
+    fn hold(&self, points: impl Iterator<Item = PointId>) -> Result<bool> {
         let mut held = self.held();
-        let new: Vec<PointId> = points.iter().map(|point| point.id).filter(|id| !held.points.contains(id)).collect();
-        if new.is_empty() {
-            return Ok(false);
+        let new: Vec<PointId> = points.filter(|id| !held.points.contains(id)).collect();
+        for id in &new {
+            held.write("", id)?;
+            held.points.insert(*id);
         }
-        held.write("", &new)?;
-        held.points.extend(new);
-        Ok(true)
+        Ok(!new.is_empty())
     }
 
     /// Lets points go. The pin stays the same file: whoever lists the pins meanwhile cannot miss it.
     fn let_go(&self, points: &[PointId]) -> Result<()> {
         let mut held = self.held();
         let gone: Vec<PointId> = points.iter().filter(|id| held.points.contains(*id)).copied().collect();
-        if !gone.is_empty() {
-            held.write(LET_GO, &gone)?;
-            held.points.retain(|id| !gone.contains(id));
+        for id in &gone {
+            held.write(LET_GO, id)?;
+            held.points.remove(id);
         }
         Ok(())
     }
@@ -89,13 +90,21 @@ impl Held {
         file.lock().map_err(context)?;
         file.write_all(signature().as_bytes()).map_err(context)?;
         fs::rename(&new, &path).map_err(context)?;
-        Ok(Self { path, file, points: HashSet::new() })
+        Ok(Self { path, file, points: HashSet::new(), torn: false })
     }
 
-    /// Appends one line for each of these points.
-    fn write(&mut self, mark: &str, points: &[PointId]) -> Result<()> {
-        let lines: String = points.iter().map(|id| format!("{mark}{id}\n")).collect();
-        let written = self.file.write_all(lines.as_bytes());
+    /// Appends one line. What could be written of a line that did not fit is taken back, so that the next one is read; where
+    /// that cannot be done either, the next one begins anew.
+    fn write(&mut self, mark: &str, point: &PointId) -> Result<()> {
+        let context = |e| Error::io(format!("writing {}", self.path.display()), e);
+        let end = self.file.metadata().map_err(context)?.len();
+        let begin = if self.torn { "\n" } else { "" };
+        let written = self.file.write_all(format!("{begin}{mark}{point}\n").as_bytes());
+        if written.is_ok() {
+            self.torn = false;
+        } else if self.file.set_len(end).is_err() {
+            self.torn = true;
+        }
         written.map_err(|e| Error::io(format!("writing {}", self.path.display()), e))
     }
 }
@@ -127,19 +136,24 @@ impl Repository {
         }
     }
 
-    /// From here on, this point is kept from prune until this value is dropped. False: it was removed before.
+    /// From here on, this point is kept from prune until this value is dropped. False: it was forgotten, removed or replaced
+    /// before, and nothing keeps it.
     ///
     /// # Errors
     /// As [`Repository::pin`]; when the index cannot be read.
     pub fn pin_point(&self, point: &PointRecord) -> Result<bool> {
         self.pin()?;
         if let Some(pin) = self.pin.get() {
-            pin.hold(std::slice::from_ref(point))?;
+            pin.hold(std::iter::once(point.id))?;
         }
         // A prune that did not see the pin has taken its points out of the list before it took anything else.
         self.refresh()?;
         // A record of the same id that is another one is of a point that was thinned, or repaired, meanwhile.
         let record = self.keys().chunk_id(&point.encode());
+        // One that is hidden by now may be going: a prune that has read the pins already does not know of this one.
+        if self.index().states()?.get(&point.id).is_some_and(|state| state.hidden.is_some()) {
+            return Ok(false);
+        }
         Ok(self.index().points()?.iter().any(|(id, chunk)| *id == point.id && *chunk == record))
     }
 
@@ -151,7 +165,7 @@ impl Repository {
         let records = self.index().points()?;
         let points = self.point_records()?;
         let Some(pin) = self.pin.get() else { return Ok(points) };
-        if !pin.hold(&points)? {
+        if !pin.hold(points.iter().map(|point| point.id))? {
             return Ok(points);
         }
         // A prune that did not see the pin has taken its points out of the list before it took anything else.
@@ -237,9 +251,7 @@ mod tests {
         let pin = Pin::take(dir.path()).unwrap();
         let ids: Vec<PointId> = (1..=3).map(|n| PointId([n; 16])).collect();
         let hold = |ids: &[PointId]| {
-            let mut held = pin.held();
-            held.write("", ids).unwrap();
-            held.points.extend(ids);
+            pin.hold(ids.iter().copied()).unwrap();
         };
         hold(&ids);
         let held = || -> Vec<HashSet<PointId>> {
@@ -269,5 +281,56 @@ mod tests {
         drop(pin);
         assert_eq!(held(), Vec::<HashSet<PointId>>::new());
         assert_eq!(fs::read_dir(dir.path().join(DIR)).unwrap().count(), 0);
+    }
+
+    /// A small tmpfs, gone when this is dropped.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        fn mount() -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let mut mount = std::process::Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=64k", "relict-test"]).arg(dir.path());
+            if mount.status().is_ok_and(|status| status.success()) {
+                return Some(Self(dir));
+            }
+            eprintln!("skipped, needs root: what_does_not_fit_takes_nothing_with_it");
+            None
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+        }
+    }
+
+    /// A full disk cuts a line short. What is written after that is read, and what could not be written is as it was.
+    #[test]
+    fn what_does_not_fit_takes_nothing_with_it() {
+        let Some(disk) = Small::mount() else { return };
+        let (dir, filler) = (disk.0.path(), disk.0.path().join("filler"));
+        let id = |n: u16| PointId([n.to_be_bytes(); 8].concat().try_into().unwrap());
+        for letting_go in [false, true] {
+            let pin = Pin::take(dir).unwrap();
+            let kept: Vec<PointId> = (1..50).map(id).collect();
+            pin.hold(kept.iter().copied()).unwrap();
+            let mut file = File::create(&filler).unwrap();
+            while file.write_all(&[1; 512]).is_ok() {}
+            drop(file);
+            let failed = match letting_go {
+                false => (50..1000).map(id).find(|id| pin.hold([*id].into_iter()).is_err()),
+                // Others come and go until the disk is full.
+                true => (50..1000).map(id).find(|id| {
+                    pin.hold([*id].into_iter()).is_err() || pin.let_go(&[kept.as_slice(), &[*id]].concat()).is_err()
+                }),
+            };
+            assert!(failed.is_some(), "the disk has to be full");
+            fs::remove_file(&filler).unwrap();
+            pin.hold([id(2000)].into_iter()).unwrap();
+            let (said, meant) = (pin_holders(dir).unwrap().remove(0).points, pin.held().points.clone());
+            assert_eq!(meant.difference(&said).count(), 0, "letting go: {letting_go}: shown, and prune may take it");
+            assert!(said.contains(&id(2000)));
+        }
     }
 }

@@ -12,6 +12,7 @@ mod damage;
 mod full;
 mod kill;
 mod model;
+mod review;
 mod terminal;
 mod thin;
 

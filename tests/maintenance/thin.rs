@@ -240,6 +240,41 @@ fn a_mount_shows_what_it_showed_and_the_next_one_what_is_left() {
     rig.maint(&["check", "--read-data"]);
 }
 
+/// The mount came when the point was thinned; what `undelete` put in its place is not what the mount shows.
+#[test]
+fn a_mount_keeps_a_thinned_tree_that_was_made_whole_again() {
+    let rig = Rig::new();
+    let name = |n: u32| rig.source().join(format!("{n:04} {}", "long name ".repeat(15)));
+    (0..3000).for_each(|n| fs::write(name(n), "").unwrap());
+    for version in 0..3 {
+        // Some in every tree node, so that all nodes of a thinned point are its own; they are in several segments.
+        (0..3000).step_by(20).for_each(|n| fs::write(name(n), format!("{n} {version}")).unwrap());
+        rig.backup();
+    }
+    let point = &listed(&rig)[0];
+    rig.maint(&["forget", "--yes", "--keep-versions", "1"]);
+    let thinned = in_point(&rig, point);
+    assert_eq!(thinned.len(), 3000 - 150);
+    rig.mount();
+    assert_eq!(fs::read_dir(rig.path("mnt/ids")).unwrap().count(), 3);
+    rig.maint(&["undelete"]);
+    rig.maint(&["prune", "--yes"]);
+    // Shown when the mount has read the index again.
+    rig.backup();
+    let begun = std::time::Instant::now();
+    while fs::read_dir(rig.path("mnt/ids")).unwrap().count() < 4 {
+        assert!(begun.elapsed().as_secs() < 20, "the mount does not show the new restore point");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let old = rig.mounted(&format!("ids/{point}"));
+    assert!(files(&old) == thinned, "the mount shows what it showed");
+    end_mount(&rig);
+    let freed = message(&rig.maint(&["--json", "prune", "--yes"]), "summary")["freed_bytes"].as_u64().unwrap();
+    assert!(freed > 0, "what nobody shows any more goes");
+    assert_eq!(in_point(&rig, point).len(), 3000);
+    rig.maint(&["check", "--read-data"]);
+}
+
 /// A path of its own for each version: what the newest point lacks, and what it has.
 #[test]
 fn a_point_in_which_no_file_would_be_left_is_forgotten_as_a_whole() {

@@ -103,6 +103,31 @@ fn after_a_rollback_everything_is_sent_once() {
 }
 
 #[test]
+fn what_backup_is_told_of_the_restore_point_stands_in_it() {
+    let Some(lab) = Lab::new("zstd") else { return };
+    let rig = Rig::new();
+    lab.work(&mut Random::from_env(), 20);
+    let guid = "0123abcd-4567-89ef-0123-456789abcdef";
+    for _ in 0..2 {
+        let path = lab.source();
+        let args =
+            ["backup", "--snapshot", "btrfs", path.to_str().unwrap(), "--json", "--set", guid, "--tag", "weekly"];
+        let text = rig.relict(&[&args[..], &["--host", "nas1", "--source", "data"]].concat());
+        let summary: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let of = |field: &str| summary[field].to_string();
+        assert_eq!(
+            (of("host"), of("source"), of("tags")),
+            ("\"nas1\"".into(), "\"data\"".into(), "[\"weekly\"]".into())
+        );
+        assert_eq!(summary["set"], guid, "{summary}");
+    }
+    rig.mount();
+    assert!(rig.path("mnt/sets").join(guid).is_dir());
+    rig.umount();
+    rig.maint(&["check", "--read-data"]);
+}
+
+#[test]
 fn a_failure_removes_the_new_snapshot_and_keeps_the_old_one() {
     let Some(lab) = Lab::new("zstd") else { return };
     let mut random = Random::from_env();

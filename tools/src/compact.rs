@@ -1,6 +1,6 @@
 //! `compact`: packages that are mostly dead or small are rewritten.
 
-use super::maint::{Change, Exclusive, Work, confirmed, deadline, label, named, point_json};
+use super::maint::{Change, Exclusive, Work, confirmed, deadline, label, left, named, point_json};
 use super::prune::duration;
 use clap::Args;
 use relict::catalog::compact::{CompactOptions, CompactPlan, Compacted, Rewrite, compact, plan_compact, sequence};
@@ -49,12 +49,12 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     drop(planning);
     let (live, occupied) = rewrites.iter().fold((0, 0), |sum, r: &Rewrite| (sum.0 + r.live_bytes, sum.1 + r.occupied));
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({"message_type": "plan", "packages": rewrites.len(), "live_bytes": live, "occupied_bytes": occupied})
         );
     } else if context.chatty() {
-        println!(
+        say!(
             "rewrite {}: {} that are needed, of {} on disk",
             counted(rewrites.len() as u64, "package"),
             size(live),
@@ -75,9 +75,9 @@ fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: 
     let points = named(exclusive.repository().point_records()?, &[name.to_owned()], &Filter::default())?;
     let Some(point) = points.first() else { return Ok(Outcome::Complete) };
     if context.json {
-        println!("{}", json!({"message_type": "plan", "point": point_json(point), "most_bytes": point.counts.bytes}));
+        say!("{}", json!({"message_type": "plan", "point": point_json(point), "most_bytes": point.counts.bytes}));
     } else if context.chatty() {
-        println!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
+        say!("make {} sequential: up to {} are rewritten", label(point), size(point.counts.bytes));
     }
     if !confirmed(context, options.change, "rewrite it?")? {
         return summary(context, options, &Compacted::default());
@@ -91,7 +91,7 @@ fn one_point(context: &Context, options: &Options, exclusive: &Exclusive, name: 
 fn summary(context: &Context, options: &Options, done: &Compacted) -> Result<Outcome> {
     let ids: Vec<String> = done.damaged.iter().map(ToString::to_string).collect();
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "summary",
@@ -105,15 +105,18 @@ fn summary(context: &Context, options: &Options, done: &Compacted) -> Result<Out
             })
         );
     } else if context.chatty() && options.change.dry_run {
-        println!("dry run: nothing was changed");
+        say!("dry run: nothing was changed");
     } else if context.chatty() {
-        println!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
+        say!("moved {} chunks, wrote {}, freed {}", done.moved_chunks, size(done.written), size(done.freed));
+    }
+    if done.packages_left > 0 && context.chatty() {
+        say!("{} left for the next compact", counted(done.packages_left, "package"));
     }
     if !ids.is_empty() && !context.json {
-        ids.iter().for_each(|id| {
-            println!("package {id} is damaged and stays as it is: what can be read of it may be needed")
-        });
-        println!("run 'relict-maint repair', which stores that again and puts the package aside, then this again");
+        ids.iter()
+            .for_each(|id| say!("package {id} is damaged and stays as it is: what can be read of it may be needed"));
+        say!("run 'relict-maint repair', which stores that again and puts the package aside, then this again");
     }
-    Ok(if done.packages_left == 0 && ids.is_empty() { Outcome::Complete } else { Outcome::Partial })
+    let outcome = left(context, done.packages_left)?;
+    Ok(if ids.is_empty() { outcome } else { Outcome::Partial })
 }

@@ -2,7 +2,7 @@
 
 use relict::cli::context::Context;
 use relict::{Error, ErrorKind, Result};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -18,16 +18,17 @@ pub fn confirmed(context: &Context, yes: bool, question: &str) -> Result<bool> {
     if yes {
         return Ok(true);
     }
+    // Nobody has seen the plan that the question is about.
+    crate::say::heard()?;
     if context.json || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Err(Error::new(ErrorKind::Usage, "nobody can be asked whether to do this, and --yes was not given")
             .advise("nothing was changed; add --yes in scripts, or --dry-run to see the plan"));
     }
-    eprint!("{question} [y/N] ");
-    let _ = std::io::stderr().flush();
+    crate::say::told(&format!("{question} [y/N] "));
     if matches!(answer(context)?.trim(), "y" | "Y" | "yes" | "Yes") {
         return Ok(true);
     }
-    println!("nothing was changed");
+    say!("nothing was changed");
     Ok(false)
 }
 
@@ -44,7 +45,7 @@ fn answer(context: &Context) -> Result<String> {
             Ok(line) => return line.map_err(|e| Error::io("reading the answer", e)),
             Err(RecvTimeoutError::Disconnected) => return Ok(String::new()),
             Err(RecvTimeoutError::Timeout) if context.stop.load(Ordering::Relaxed) => {
-                eprintln!();
+                tell!("");
                 return Err(Error::new(ErrorKind::Interrupted, "stopped at the question; nothing was changed"));
             }
             Err(RecvTimeoutError::Timeout) => {}

@@ -62,7 +62,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     };
     // One object a line for programs, indented for people.
     let text = if context.json { json.to_string() } else { format!("{json:#}") };
-    println!("{text}");
+    say!("{text}");
     Ok(Outcome::Complete)
 }
 

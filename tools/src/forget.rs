@@ -216,12 +216,12 @@ fn leave_future(context: &Context, decisions: &mut Vec<Vec<Decision>>, all: Vec<
             time_name(point.time)
         );
         if context.json {
-            println!(
+            say!(
                 "{}",
                 json!({"message_type": "left_alone", "host": host, "source": source, "point": point_json(point), "what": what})
             );
         } else {
-            eprintln!("{what}");
+            tell!("{what}");
         }
         false
     });
@@ -260,7 +260,7 @@ fn execute(
     for decision in decisions.iter().flatten() {
         if context.json {
             let action = if decision.reasons.is_empty() { "forget" } else { "keep" };
-            println!(
+            say!(
                 "{}",
                 json!({"message_type": "point", "point": point_json(&decision.point), "action": action, "reasons": decision.reasons})
             );
@@ -270,7 +270,7 @@ fn execute(
             } else {
                 format!("keep: {}", decision.reasons.join(", "))
             };
-            println!("{}  {what}", label(&decision.point));
+            say!("{}  {what}", label(&decision.point));
         }
         if decision.reasons.is_empty() {
             new.extend(next_state(repository, states, clock, decision.point.id, Wish::Hide)?);
@@ -286,7 +286,7 @@ fn execute(
     }
     if context.json {
         let forgotten = if done { to_forget } else { 0 };
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "summary", "to_forget": to_forget, "forgotten": forgotten, "kept": kept,
@@ -294,9 +294,9 @@ fn execute(
             })
         );
     } else if context.chatty() && done {
-        println!("{what} forgotten; 'relict-maint undelete' shows them again, 'relict-maint prune' removes them");
+        say!("{what} forgotten; 'relict-maint undelete' shows them again, 'relict-maint prune' removes them");
     } else if context.chatty() && dry_run {
-        println!("dry run: {what} would be forgotten, {kept} kept; nothing was changed");
+        say!("dry run: {what} would be forgotten, {kept} kept; nothing was changed");
     }
     Ok(Outcome::Complete)
 }

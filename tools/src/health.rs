@@ -40,11 +40,11 @@ struct Health {
 pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let health = gather(&*context.repository(CACHE_BYTES)?)?;
     if options.prometheus {
-        print!("{}", prometheus(&health));
+        crate::say::text(&prometheus(&health));
     } else if context.json {
-        println!("{}", as_json(&health));
+        say!("{}", as_json(&health));
     } else {
-        print!("{}", as_text(&health));
+        crate::say::text(&as_text(&health));
     }
     Ok(Outcome::Complete)
 }

@@ -2,6 +2,9 @@
 //!
 //! This file is a table: one module a command, each with its `Options` and its `run`.
 
+#[macro_use]
+mod say;
+
 mod check;
 mod compact;
 mod confirm;
@@ -111,7 +114,8 @@ impl Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.common.json;
-    conclude(&context(arguments.common).and_then(|context| arguments.command.run(&context)), json)
+    let result = context(arguments.common).and_then(|context| arguments.command.run(&context));
+    conclude(&say::concluded(result), json)
 }
 
 fn context(common: Common) -> Result<Context> {

@@ -5,7 +5,9 @@ use clap::Args;
 use relict::catalog::points::{Filter, Points, printable, short_id, time_name};
 use relict::catalog::protection::Clock;
 use relict::cli::context::Context;
+use relict::cli::exit::Outcome;
 use relict::cli::progress::{Reporter, Status};
+use relict::cli::text::counted;
 use relict::store::{Lease, Repository, Writer, reserve};
 use relict::{Error, ErrorKind, Result};
 use repo_format::{PointId, PointRecord};
@@ -69,24 +71,26 @@ impl Exclusive {
         let path = context.repo_path()?.to_path_buf();
         relict::store::read_header(&path)?;
         let mut told = false;
-        while let Err(e) = Lease::take(&path.join("lock")) {
+        let writer = loop {
+            // Looked for first: nobody is asked for a password in vain. Somebody may be faster before it is taken.
+            let opened = Lease::take(&path.join("lock")).map(drop).and_then(|()| context.writer(CACHE_BYTES));
+            let e = match opened {
+                Ok(writer) => break writer,
+                Err(e) => e,
+            };
             match e.kind() {
                 ErrorKind::Locked if wait => {}
+                // A full disk: the reserve is for this.
                 ErrorKind::NoSpace if reserve::spend(&path) => continue,
                 _ => return Err(e),
             }
             if !std::mem::replace(&mut told, true) {
-                eprintln!("waiting: {e}");
+                tell!("waiting: {e}");
             }
             if context.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Interrupted, "stopped while waiting; nothing was changed"));
             }
             std::thread::sleep(ASK_EVERY);
-        }
-        let writer = match context.writer(CACHE_BYTES) {
-            // A full disk: the reserve is for this.
-            Err(e) if e.kind() == ErrorKind::NoSpace && reserve::spend(&path) => context.writer(CACHE_BYTES)?,
-            other => other?,
         };
         reserve::spend(&path);
         Ok(Self { writer })
@@ -109,6 +113,20 @@ pub fn confirmed(context: &Context, change: Change, question: &str) -> Result<bo
         return Ok(false);
     }
     crate::confirm::confirmed(context, change.yes, question)
+}
+
+/// What a command comes to that leaves packages for another time: because time was up, or because it was stopped.
+pub fn left(context: &Context, packages: u64) -> Result<Outcome> {
+    if packages == 0 {
+        return Ok(Outcome::Complete);
+    }
+    if context.stop.load(Ordering::Relaxed) {
+        let what = format!("stopped with {} left", counted(packages, "package"));
+        return Err(
+            Error::new(ErrorKind::Interrupted, what).advise("what was done stays done; run it again for the rest")
+        );
+    }
+    Ok(Outcome::Partial)
 }
 
 /// Shows that work goes on, and how much of it is done where that is known. Drop it before anybody is asked.
@@ -148,9 +166,9 @@ pub fn clock(context: &Context, repository: &Repository) -> Result<Clock> {
     let clock = Clock::read(repository, now())?;
     if let Some(doubt) = clock.doubt() {
         if context.json {
-            println!("{}", json!({"message_type": "clock", "what": doubt}));
+            say!("{}", json!({"message_type": "clock", "what": doubt}));
         } else {
-            eprintln!("{doubt}");
+            tell!("{doubt}");
         }
     }
     Ok(clock)

@@ -1,6 +1,6 @@
 //! `prune`: what forgotten restore points alone needed is removed.
 
-use super::maint::{Change, Exclusive, Work, clock, confirmed, deadline, label, point_json, short};
+use super::maint::{Change, Exclusive, Work, clock, confirmed, deadline, label, left, point_json, short};
 use clap::Args;
 use relict::catalog::prune::{Plan, PruneOptions, Pruned, plan};
 use relict::cli::context::Context;
@@ -64,7 +64,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     let pruned = plan.execute(&exclusive.writer, deadline, &context.stop, &|freed| work.done(freed))?;
     drop(work);
     summary(context, &plan, false, pruned);
-    Ok(if pruned.packages_left == 0 { Outcome::Complete } else { Outcome::Partial })
+    left(context, pruned.packages_left)
 }
 
 /// Hidden points that must stay: pinned by a mount, or protected after all. And all that are pinned.
@@ -93,7 +93,7 @@ fn show(context: &Context, plan: &Plan) {
             .iter()
             .map(|p| json!({"package": p.info.id.to_string(), "action": if p.parts.is_some() { "punch" } else { "remove" }, "bytes": p.room}))
             .collect();
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "plan",
@@ -109,13 +109,13 @@ fn show(context: &Context, plan: &Plan) {
         );
         return;
     }
-    plan.kept.iter().for_each(|(id, why)| println!("{} stays: {}", short(id), relict::cli::text::escape_lines(why)));
+    plan.kept.iter().for_each(|(id, why)| say!("{} stays: {}", short(id), relict::cli::text::escape_lines(why)));
     if !context.chatty() {
         return;
     }
-    plan.points.iter().for_each(|point| println!("{}: remove", label(point)));
+    plan.points.iter().for_each(|point| say!("{}: remove", label(point)));
     let whole = plan.packages.iter().filter(|package| package.parts.is_none()).count();
-    println!(
+    say!(
         "{} of {} chunks are not needed; remove {}, free parts of {}: {} ({} bytes)",
         count(plan.dead_chunks),
         count(plan.dead_chunks + plan.live_chunks),
@@ -125,13 +125,13 @@ fn show(context: &Context, plan: &Plan) {
         count(plan.room)
     );
     if plan.stuck_bytes > 0 {
-        println!(
+        say!(
             "about {} more are not needed but share segments with what is; 'relict-maint compact' gets them back",
             size(plan.stuck_bytes)
         );
     }
     if plan.unfinished_bytes > 0 {
-        println!(
+        say!(
             "{} of an interrupted backup are kept, so that the next one finds them; --discard-unfinished frees them",
             size(plan.unfinished_bytes)
         );
@@ -140,7 +140,7 @@ fn show(context: &Context, plan: &Plan) {
 
 fn summary(context: &Context, plan: &Plan, dry_run: bool, done: Pruned) {
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "summary",
@@ -154,12 +154,12 @@ fn summary(context: &Context, plan: &Plan, dry_run: bool, done: Pruned) {
         );
     } else if context.chatty() {
         match (dry_run, plan.is_empty()) {
-            (_, true) => println!("nothing to remove"),
-            (true, _) => println!("dry run: nothing was changed"),
-            (false, _) => println!("freed {}", size(done.freed)),
+            (_, true) => say!("nothing to remove"),
+            (true, _) => say!("dry run: nothing was changed"),
+            (false, _) => say!("freed {}", size(done.freed)),
         }
     }
     if done.packages_left > 0 && !context.json {
-        println!("{} left for the next prune", counted(done.packages_left, "package"));
+        say!("{} left for the next prune", counted(done.packages_left, "package"));
     }
 }

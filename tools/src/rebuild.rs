@@ -24,7 +24,7 @@ pub fn run(context: &Context, _: &Options) -> Result<Outcome> {
     })?;
     drop(work);
     if context.json {
-        println!("{}", summary(&rebuilt));
+        say!("{}", summary(&rebuilt));
     } else {
         show(context, &rebuilt);
     }
@@ -43,14 +43,16 @@ fn summary(rebuilt: &Rebuilt) -> serde_json::Value {
 }
 
 fn show(context: &Context, rebuilt: &Rebuilt) {
-    rebuilt.damage.iter().for_each(|what| println!("{}", text::escape_lines(what).trim_end()));
+    rebuilt.damage.iter().for_each(|what| say!("{}", text::escape_lines(what).trim_end()));
     if context.chatty() {
-        println!(
+        say!(
             "a new index of {} packages, {} chunks, {} restore points",
-            rebuilt.packages, rebuilt.chunks, rebuilt.points
+            rebuilt.packages,
+            rebuilt.chunks,
+            rebuilt.points
         );
         if let Some(old) = &rebuilt.old_index {
-            println!("the old index is kept in {}; remove it when 'relict-maint check' is content", old.display());
+            say!("the old index is kept in {}; remove it when 'relict-maint check' is content", old.display());
         }
     }
 }

@@ -74,9 +74,9 @@ pub fn undelete(context: &Context, options: &Undelete) -> Result<Outcome> {
     let thinned: Vec<PointRecord> = chosen.iter().filter_map(|point| whole.remove(&point.id)).collect();
     for point in &thinned {
         if context.json {
-            println!("{}", json!({"message_type": "point", "point": point_json(point), "action": "make whole again"}));
+            say!("{}", json!({"message_type": "point", "point": point_json(point), "action": "make whole again"}));
         } else if context.chatty() {
-            println!("{}: make whole again", label(point));
+            say!("{}: make whole again", label(point));
         }
     }
     if !thinned.is_empty() && !options.change.dry_run {
@@ -144,9 +144,9 @@ fn change(
             (false, None) => "already so",
         };
         if context.json {
-            println!("{}", json!({"message_type": "point", "point": point_json(point), "action": what}));
+            say!("{}", json!({"message_type": "point", "point": point_json(point), "action": what}));
         } else if context.chatty() {
-            println!("{}: {what}", label(point));
+            say!("{}: {what}", label(point));
         }
         new.extend(state);
     }
@@ -159,9 +159,9 @@ fn change(
     }
     if context.json {
         let changed = already + if done { new.len() } else { 0 };
-        println!("{}", json!({"message_type": "summary", "changed": changed, "dry_run": how.dry_run}));
+        say!("{}", json!({"message_type": "summary", "changed": changed, "dry_run": how.dry_run}));
     } else if how.dry_run && context.chatty() {
-        println!("dry run: nothing was changed");
+        say!("dry run: nothing was changed");
     }
     Ok(Outcome::Complete)
 }

@@ -2,7 +2,6 @@
 //! no file would be left is forgotten as a whole.
 
 use super::maint::{Change, Exclusive, Work, confirmed, label, now, point_json};
-use relict::Result;
 use relict::catalog::protection::{Clock, Wish, next_state};
 use relict::catalog::retention::{Decision, chains};
 use relict::catalog::thin::{Member, Thinning, VersionRule, plan};
@@ -10,6 +9,7 @@ use relict::cli::context::Context;
 use relict::cli::exit::Outcome;
 use relict::cli::text::{counted, size};
 use relict::store::States;
+use relict::{Error, ErrorKind, Result};
 use repo_format::{PointId, PointRecord, PointState, Time};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -76,14 +76,14 @@ impl Run<'_> {
             self.say("dry run: nothing was changed");
         }
         if self.context.json {
-            println!("{}", sums.json(thinned, forgotten, self.change.dry_run));
+            say!("{}", sums.json(thinned, forgotten, self.change.dry_run));
         }
         Ok(Outcome::Complete)
     }
 
     fn say(&self, text: &str) {
         if self.context.chatty() && !self.context.json {
-            println!("{text}");
+            say!("{text}");
         }
     }
 
@@ -91,25 +91,50 @@ impl Run<'_> {
     fn execute(&self, plans: Vec<Thinning>) -> Result<(usize, usize)> {
         let at = Time { sec: now(), nsec: 0 };
         let work = Work::start(self.context, "forget", None);
-        let (mut thinned, mut hidden) = (0, Vec::<PointState>::new());
+        let (mut thinned, mut forgotten) = (0, 0);
         for plan in plans {
-            for point in plan.emptied() {
-                let repository = self.exclusive.repository();
-                hidden.extend(next_state(repository, &self.states, &self.clock, point.id, Wish::Hide)?);
-            }
-            thinned += plan.execute(&self.exclusive.writer, at, &self.context.stop)?.len();
-        }
-        if !hidden.is_empty() {
-            self.exclusive.writer.record_states(&hidden)?;
+            let (thin, forget) = self.one(plan, at).map_err(|e| stopped_after(e, thinned, forgotten))?;
+            thinned += thin;
+            forgotten += forget;
         }
         drop(work);
         let done = format!(
             "{}; 'relict-maint undelete' takes that back until 'relict-maint prune', whose --dry-run says what it frees",
-            said(thinned as u64, "thinned", hidden.len() as u64, "forgotten")
+            said(thinned as u64, "thinned", forgotten as u64, "forgotten")
         );
         self.say(&done);
+        Ok((thinned, forgotten))
+    }
+
+    /// Thins the points of one chain, and forgets those that are to be forgotten.
+    fn one(&self, plan: Thinning, at: Time) -> Result<(usize, usize)> {
+        let (repository, mut hidden) = (self.exclusive.repository(), Vec::<PointState>::new());
+        for point in plan.emptied() {
+            hidden.extend(next_state(repository, &self.states, &self.clock, point.id, Wish::Hide)?);
+        }
+        let thinned = plan.execute(&self.exclusive.writer, at, &self.context.stop)?.len();
+        if !hidden.is_empty() {
+            self.exclusive.writer.record_states(&hidden)?;
+        }
         Ok((thinned, hidden.len()))
     }
+}
+
+/// What came to an end, with what was done before it.
+fn stopped_after(error: Error, thinned: usize, forgotten: usize) -> Error {
+    if thinned + forgotten == 0 {
+        return error;
+    }
+    let done = said(thinned as u64, "thinned", forgotten as u64, "forgotten");
+    let advice =
+        "run it again for the rest; 'relict-maint undelete' takes back what was done, until 'relict-maint prune'";
+    match error.kind() {
+        ErrorKind::Interrupted => {
+            Error::new(ErrorKind::Interrupted, format!("stopped: {done}; the other sources are as they were"))
+        }
+        _ => error.context(format!("{done}; then")),
+    }
+    .advise(advice)
 }
 
 /// `3 restore points thinned, 1 forgotten`, without what is none.
@@ -175,7 +200,7 @@ fn show(context: &Context, point: &PointRecord, decision: &Decision, loss: Loss)
         (true, _) => ("thin", format!("thin: {} will not be shown any more", lost())),
     };
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "point", "point": point_json(point), "action": action,
@@ -183,6 +208,6 @@ fn show(context: &Context, point: &PointRecord, decision: &Decision, loss: Loss)
             })
         );
     } else if context.chatty() {
-        println!("{}  {what}", label(point));
+        say!("{}  {what}", label(point));
     }
 }

@@ -15,7 +15,7 @@ use crate::catalog::points::time_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::Progress;
 use crate::ingest::backup::Outcome as Ingested;
-use crate::ingest::report::Severity;
+use crate::ingest::report::{Report, Severity};
 use crate::ingest::stream::{Scope, StreamOptions};
 use crate::store::Writer;
 use clap::{Args, Subcommand};
@@ -177,15 +177,22 @@ fn show(context: &Context, outcome: &Ingested, started: Instant) -> Result<()> {
     if context.chatty() {
         show_point(point, started)?;
     }
-    let complete = format!("relict: the restore point is complete; {}:", counted(report.warnings, "warning"));
+    let lines = left_out(report, context.verbose);
+    lines.iter().for_each(|line| eprintln!("{line}"));
+    Ok(())
+}
+
+/// What was mended on the way, and what is lost. Only what lost nothing is complete.
+fn left_out(report: &Report, verbose: bool) -> Vec<String> {
+    let is = if report.errors == 0 { "is complete" } else { "was made" };
+    let warned = format!("relict: the restore point {is}; {}:", counted(report.warnings, "warning"));
     let damaged = "relict: the restore point was made, but content that it has from earlier ones is lost:".to_owned();
-    let mut lines = listed(&report.findings, Severity::Warning, report.warnings, complete, context.verbose);
-    lines.extend(listed(&report.findings, Severity::Error, report.errors, damaged, context.verbose));
+    let mut lines = listed(&report.findings, Severity::Warning, report.warnings, warned, verbose);
+    lines.extend(listed(&report.findings, Severity::Error, report.errors, damaged, verbose));
     if report.errors > 0 {
         lines.push("  everything else is there; 'relict-maint check --read-data' names all that is damaged".to_owned());
     }
-    lines.iter().for_each(|line| eprintln!("{line}"));
-    Ok(())
+    lines
 }
 
 fn show_point(point: &PointRecord, started: Instant) -> Result<()> {
@@ -218,6 +225,19 @@ pub fn run(context: &Context, args: IngestArgs) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingest::Finding;
+
+    #[test]
+    fn only_what_lost_nothing_is_complete() {
+        let mut report = Report::default();
+        let finding = |severity| Finding { path: b"/disk".to_vec(), severity, what: "read again".into() };
+        report.add(finding(Severity::Warning));
+        assert_eq!(left_out(&report, false)[0], "relict: the restore point is complete; 1 warning:");
+        report.add(finding(Severity::Error));
+        let said = left_out(&report, false).join("\n");
+        assert!(said.contains("is lost:") && said.contains("was made; 1 warning:"), "{said}");
+        assert!(!said.contains("complete"), "{said}");
+    }
 
     #[test]
     fn times_are_read_to_the_nanosecond() {

@@ -3,7 +3,7 @@
 use super::tree::LostRange;
 use relict::Result;
 use relict::catalog::points::printable;
-use relict::catalog::tree::{Lost, NodeVisitor, walk_nodes};
+use relict::catalog::tree::{Lost, NodeVisitor, ReadNodes, walk_nodes};
 use relict::store::{NodeRef, Repository};
 use repo_format::{ChunkId, Dirent, Extent, Key, PointRecord, ROOT_INO};
 use std::collections::{HashMap, HashSet};
@@ -48,6 +48,28 @@ impl Names {
     pub fn inodes(&self) -> impl Iterator<Item = u64> {
         self.0.keys().copied()
     }
+}
+
+/// Tells of entries.
+struct Entries<F>(F);
+
+impl<F: FnMut(&[u8], &[u8])> NodeVisitor for Entries<F> {
+    fn node(&mut self, _: &ChunkId, node: &NodeRef) -> Result<()> {
+        if node.level() == 0 {
+            (0..node.len()).filter_map(|index| node.entry(index)).for_each(|(key, value)| (self.0)(key, value));
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, _: Lost) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Tells `entry` of every key and value of a tree that can be read, in their order. What cannot is a finding of its own, and
+/// keeps nobody from the rest.
+pub fn readable_entries(nodes: &dyn ReadNodes, root: &ChunkId, entry: impl FnMut(&[u8], &[u8])) -> Result<()> {
+    walk_nodes(nodes, root, &mut Entries(entry))
 }
 
 /// Finds files by the chunks they need; runs only when something is lost.

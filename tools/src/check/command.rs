@@ -77,10 +77,10 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     show_findings(context, &report.findings);
     let note = remember(&repository, &report, request, stopped);
     if context.json {
-        println!("{}", summary(&report, request, note.as_ref()));
+        say!("{}", summary(&report, request, note.as_ref()));
     } else if context.chatty() {
-        println!("{}", counts(&report, request));
-        note.iter().for_each(|e| println!("when what was verified is not written down: {e}"));
+        say!("{}", counts(&report, request));
+        note.iter().for_each(|e| say!("when what was verified is not written down: {e}"));
     }
     conclude(context, &report, request, stopped)
 }
@@ -95,7 +95,7 @@ fn settled(repository: &Repository, request: Request, totals: &Arc<Totals>, stop
     if report.count(Severity::Problem) == 0 || !changed || stop.load(Ordering::Relaxed) {
         return Ok(report);
     }
-    eprintln!(
+    tell!(
         "relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again"
     );
     followed?;
@@ -121,7 +121,7 @@ fn progress(context: &Context, repository: &Repository, totals: &Arc<Totals>) ->
 /// Shows findings as text or as JSON.
 pub fn show_findings(context: &Context, findings: &[Finding]) {
     if context.json {
-        findings.iter().for_each(|finding| println!("{}", finding.json()));
+        findings.iter().for_each(|finding| say!("{}", finding.json()));
     } else {
         findings.iter().for_each(show);
     }
@@ -158,7 +158,7 @@ fn conclude(context: &Context, report: &Report, request: Request, stopped: bool)
             Selection::Nothing => " (content was not read; --read-data does)",
             _ => " (a part of the content was read)",
         };
-        println!("no problems found{unread}");
+        say!("no problems found{unread}");
     }
     Ok(if warnings > 0 { Outcome::Partial } else { Outcome::Complete })
 }
@@ -208,12 +208,12 @@ fn summary(report: &Report, request: Request, note: Option<&Error>) -> serde_jso
 }
 
 fn show(finding: &Finding) {
-    println!("{}: {}", finding.kind.severity().word(), text::escape_lines(&finding.what).trim_end());
+    say!("{}: {}", finding.kind.severity().word(), text::escape_lines(&finding.what).trim_end());
     for affected in finding.affected.iter().take(AFFECTED_SHOWN) {
-        println!("    affects {} in {}", affected.path, affected.point);
+        say!("    affects {} in {}", affected.path, affected.point);
     }
     if finding.affected.len() > AFFECTED_SHOWN {
-        println!("    and {} more (--json names all)", finding.affected.len() - AFFECTED_SHOWN);
+        say!("    and {} more (--json names all)", finding.affected.len() - AFFECTED_SHOWN);
     }
-    println!("    {}", finding.remedy());
+    say!("    {}", finding.remedy());
 }

@@ -164,9 +164,10 @@ impl Finding {
     pub fn mend(&self) -> Mend {
         match self.kind {
             Kind::Unstable | Kind::SourceRot | Kind::Stray => Mend::Unneeded,
-            Kind::Index => Mend::Itself,
             // Nothing that is stored was lost with it.
-            Kind::Package | Kind::Segment | Kind::PackageMissing if self.spare == self.chunks.len() => Mend::Itself,
+            Kind::Index | Kind::Package | Kind::Segment | Kind::PackageMissing if self.spare == self.chunks.len() => {
+                Mend::Itself
+            }
             _ => Mend::Elsewhere,
         }
     }
@@ -177,7 +178,7 @@ impl Finding {
             (Kind::KeySlot, _) => {
                 "other key slots still open the repository: 'relict-maint keys add' makes a new slot, then remove this file"
             }
-            (Kind::Index, _) => "no data is lost: 'relict-maint repair' makes a new index from the packages",
+            (Kind::Index, Mend::Itself) => "no data is lost: 'relict-maint repair' makes a new index from the packages",
             (Kind::KnownLoss, _) => {
                 "these files give an error where content is lost; 'relict-maint repair --from REPO' or '--from-source PATH' may still bring it back"
             }

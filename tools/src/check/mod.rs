@@ -12,9 +12,9 @@ mod shared;
 mod table;
 mod tree;
 
-pub use affected::Names;
+pub use affected::{Names, readable_entries};
 pub use command::{Options, run, show_findings};
-pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Severity};
+pub use finding::{AFFECTED_SHOWN, Affected, Finding, Kind, Mend, Severity};
 pub use packages::Totals;
 pub use select::{Selection, oldest};
 pub use tree::{DAMAGED, LostRange, describe_range};
@@ -26,7 +26,7 @@ use relict::catalog::points::{Points, printable, short_id, time_name};
 use relict::store::{Location, Repository, key_slots};
 use repo_format::{ChunkId, PackageId, PointId, PointRecord, Time};
 use shared::SharedCheck;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -62,10 +62,13 @@ pub struct Report {
     pub damaged: Vec<PackageId>,
     /// Chunks that stand in a second place, which no index entry names.
     pub spares: HashMap<ChunkId, Location>,
+    /// Chunks that stand in packages which the index does not know.
+    pub strayed: HashSet<ChunkId>,
 }
 
 impl Report {
-    /// The segments that are damaged: package number and offset.
+    /// The segments that are damaged: package number and offset. Those of findings, and what could not be read on the way
+    /// through trees and packages.
     pub fn damaged_segments(&self, repository: &Repository) -> Result<Vec<(u32, u32)>> {
         let numbers: HashMap<PackageId, u32> =
             repository.index().packages()?.into_iter().map(|p| (p.id, p.number)).collect();
@@ -74,7 +77,10 @@ impl Report {
             let place = f.place?;
             Some((*numbers.get(&place.package)?, u32::try_from(place.offset?).ok()?))
         };
-        Ok(of_content.filter_map(place).collect())
+        let listed: HashSet<u32> = numbers.values().copied().collect();
+        let met = repository.damaged().into_iter().filter(|(package, _)| listed.contains(package));
+        let all: BTreeSet<(u32, u32)> = of_content.filter_map(place).chain(met).collect();
+        Ok(all.into_iter().collect())
     }
 
     /// How many findings have this severity.
@@ -105,7 +111,9 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
     let read = request.content.choose(&packages, &repository.index().health()?, now_sec());
     let deadline = crate::maint::deadline(request.max_duration);
     let keeper = Keeper::new(repository, request.keep_every);
-    let run = PackageCheck { repository, table: &table, totals, stop, deadline, keeper, found: Mutex::default() };
+    let indexed = table.in_packages();
+    let found = Mutex::default();
+    let run = PackageCheck { repository, table: &table, totals, stop, deadline, keeper, indexed, found };
     run.run(&packages, &present, &read)?;
     let verified = run.keeper.left();
     let mut found = run.found.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -124,6 +132,7 @@ pub fn check(repository: &Repository, request: Request, totals: &Arc<Totals>, st
         lost: HashMap::new(),
         damaged,
         spares: found.spares,
+        strayed: found.strayed,
     };
     for (point, tree) in points.all().iter().zip(trees) {
         report.findings.extend(tree.findings);

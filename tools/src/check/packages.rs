@@ -7,7 +7,7 @@ use super::table::ChunkTable;
 use relict::store::{FoundSegment, Location, PackageInfo, Repository, ScannedPackage, scan_package};
 use relict::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, PackageFooter, PackageId, PackageKind, SegmentKind};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -35,6 +35,8 @@ pub struct PackageCheck<'a> {
     pub deadline: Option<Instant>,
     /// Takes packages whose every byte was read and is right.
     pub keeper: Keeper<'a>,
+    /// How many chunks the index has in each package.
+    pub indexed: HashMap<u32, u64>,
     pub found: Mutex<Found>,
 }
 
@@ -44,10 +46,25 @@ pub struct Found {
     pub findings: Vec<Finding>,
     /// Chunks that stand whole in a second place.
     pub spares: HashMap<ChunkId, Location>,
+    /// Chunks of the index that stand in packages which it does not know: a new index finds them there.
+    pub strayed: HashSet<ChunkId>,
     /// Restore point records that were seen: chunk and package.
     pub records: Vec<(ChunkId, PackageId)>,
     /// Which finding names what is lost at a place.
     blame: HashMap<(u32, Option<u32>), usize>,
+    /// Segments that read as zeros, as those do that prune has freed.
+    freed: HashSet<(u32, u32)>,
+}
+
+/// Index entries that no package confirmed and no finding explains.
+#[derive(Default)]
+struct Unexplained {
+    /// By the segment of zeros that they lead to.
+    zeros: BTreeMap<(u32, u32), Vec<ChunkId>>,
+    /// They lead into a package that holds something else there.
+    stale: Vec<ChunkId>,
+    /// They lead into a package that the index does not list.
+    homeless: Vec<ChunkId>,
 }
 
 impl<'a> PackageCheck<'a> {
@@ -137,15 +154,19 @@ impl<'a> PackageCheck<'a> {
                 sound = false;
             }
         }
+        self.found().freed.extend(scanned.freed.iter().map(|(at, _)| (info.number, *at as u32)));
+        let mut confirmed = 0;
         for found in &scanned.segments {
             if read && self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let bytes = found.header.segment_bytes();
             if info.sealed || found.offset + bytes <= info.bytes {
-                sound &= self.segment(info, found, read)?;
+                sound &= self.segment(info, found, read, &mut confirmed)?;
             }
         }
+        // What the index has here besides is lost; which finding says so is known at the end.
+        sound &= confirmed == self.indexed.get(&info.number).copied().unwrap_or(0);
         if read {
             self.totals.packages_read.fetch_add(1, Ordering::Relaxed);
         }
@@ -182,7 +203,7 @@ impl<'a> PackageCheck<'a> {
     }
 
     /// A segment whose header is whole; true when all that was looked at is right.
-    fn segment(&self, info: &PackageInfo, found: &FoundSegment, read: bool) -> Result<bool> {
+    fn segment(&self, info: &PackageInfo, found: &FoundSegment, read: bool, confirmed: &mut u64) -> Result<bool> {
         self.totals.segments.fetch_add(1, Ordering::Relaxed);
         self.totals.chunks.fetch_add(found.header.table.len() as u64, Ordering::Relaxed);
         let in_place = (found.header.kind == SegmentKind::Data) == (info.kind == PackageKind::Data);
@@ -201,14 +222,14 @@ impl<'a> PackageCheck<'a> {
         } else {
             HashSet::new()
         };
-        self.compare(info, found, &lost);
+        *confirmed += self.compare(info, found, &lost);
         Ok(lost.is_empty() && in_place)
     }
 
-    /// Confirms the index entries of a segment's chunks; `lost` are those that are not what they should be.
-    fn compare(&self, info: &PackageInfo, found: &FoundSegment, lost: &HashSet<ChunkId>) {
+    /// Confirms the index entries of a segment's chunks and counts them; `lost` are those that are not what they should be.
+    fn compare(&self, info: &PackageInfo, found: &FoundSegment, lost: &HashSet<ChunkId>) -> u64 {
         let bytes = found.header.segment_bytes() as u32;
-        let (mut skip, mut unknown) = (0, 0);
+        let (mut skip, mut unknown, mut confirmed) = (0, 0, 0);
         for row in &found.header.table {
             let here = Location {
                 package: info.number,
@@ -222,7 +243,7 @@ impl<'a> PackageCheck<'a> {
                 continue;
             }
             match self.table.confirm(&row.id, &here) {
-                Some(true) => {}
+                Some(true) => confirmed += 1,
                 Some(false) => {
                     self.found().spares.insert(row.id, here);
                 }
@@ -238,6 +259,7 @@ impl<'a> PackageCheck<'a> {
                 format!("package {}, segment at byte {}: {unknown} chunks are not in the index", info.id, found.offset);
             self.add(Finding::new(Kind::Index, what).at(info.id, Some(found.offset)));
         }
+        confirmed
     }
 
     /// Reads a segment. Gives the chunks that are not what their ids name, or None when it cannot be read at all.
@@ -287,7 +309,11 @@ impl<'a> PackageCheck<'a> {
         for id in strays.into_iter().filter(|id| !self.is_being_freed(id)) {
             let what = format!("package {id} is not in the index");
             match scan_package(&**self.repository.packages(), id) {
-                Ok(found) if !found.segments.is_empty() => self.add(Finding::new(Kind::Index, what).at(*id, None)),
+                Ok(found) if !found.segments.is_empty() => {
+                    let rows = found.segments.iter().flat_map(|segment| &segment.header.table).map(|row| row.id);
+                    self.found().strayed.extend(rows.filter(|id| self.table.locate(id).is_some()));
+                    self.add(Finding::new(Kind::Index, what).at(*id, None));
+                }
                 _ => self.add(Finding::new(Kind::Stray, what).at(*id, None)),
             }
         }
@@ -298,8 +324,8 @@ impl<'a> PackageCheck<'a> {
         if self.table.confirmed() == self.table.len() || self.stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let known: HashSet<u32> = packages.iter().map(|p| p.number).collect();
-        let (mut stale, mut homeless) = (Vec::new(), Vec::new());
+        let known: HashMap<u32, PackageId> = packages.iter().map(|p| (p.number, p.id)).collect();
+        let (mut rest, mut tried) = (Unexplained::default(), HashSet::new());
         let mut found = self.found();
         for entry in self.repository.index().chunks()? {
             let (id, at) = entry?;
@@ -307,33 +333,69 @@ impl<'a> PackageCheck<'a> {
             if self.table.is_confirmed(&id, &at) || self.table.locate(&id) != Some(at) {
                 continue;
             }
-            let places = [(at.package, Some(at.offset)), (at.package, None)];
-            match places.iter().find_map(|place| found.blame.get(place)).copied() {
-                Some(number) => found.lose(number, id),
-                None if known.contains(&at.package) => stale.push(id),
-                None => homeless.push(id),
+            let place = (at.package, at.offset);
+            if let Some(number) = found.blame.get(&(place.0, Some(place.1))).copied() {
+                found.lose(number, id);
+            } else if found.freed.contains(&place) {
+                rest.zeros.entry(place).or_default().push(id);
+            } else if let Some(number) = found.blame.get(&(place.0, None)).copied() {
+                found.lose(number, id);
+                // Of a package that is wrong as a whole, reading tells what is lost of it, and notes that for the next backup.
+                if tried.insert(place) {
+                    let _ = self.repository.read_segment(&at);
+                }
+            } else if known.contains_key(&at.package) {
+                rest.stale.push(id);
+            } else {
+                rest.homeless.push(id);
             }
         }
-        for (ids, what) in [
-            (stale, "point at places that do not hold their chunk"),
-            (homeless, "name a package that the index does not list"),
-        ] {
-            if !ids.is_empty() {
-                let spare = ids.iter().filter(|id| found.spares.contains_key(id)).count();
-                let finding = Finding::new(Kind::Index, format!("{} index entries {what}", ids.len())).losing(ids);
-                found.findings.push(Finding { spare, ..finding });
-            }
-        }
+        found.explain(rest, &known);
         Ok(())
     }
 }
 
 impl Found {
     fn lose(&mut self, number: usize, id: ChunkId) {
-        let spare = usize::from(self.spares.contains_key(&id));
+        let spare = usize::from(self.stands_elsewhere(&id));
         if let Some(finding) = self.findings.get_mut(number) {
             finding.chunks.push(id);
             finding.spare += spare;
+        }
+    }
+
+    fn stands_elsewhere(&self, id: &ChunkId) -> bool {
+        self.spares.contains_key(id) || self.strayed.contains(id)
+    }
+
+    /// Findings for entries that no other finding explains. A segment of zeros of which all stands elsewhere was moved and then
+    /// freed, and the index is older than that; of another one the content is lost.
+    fn explain(&mut self, mut rest: Unexplained, packages: &HashMap<u32, PackageId>) {
+        for ((package, offset), ids) in std::mem::take(&mut rest.zeros) {
+            let lost = ids.iter().any(|id| !self.stands_elsewhere(id));
+            let Some(package) = packages.get(&package).filter(|_| lost) else {
+                rest.stale.extend(ids);
+                continue;
+            };
+            let what =
+                format!("package {package}, segment at byte {offset}: it reads as zeros, and nobody has freed it");
+            let spare = ids.iter().filter(|id| self.stands_elsewhere(id)).count();
+            let finding = Finding::new(Kind::Segment, what).at(*package, Some(u64::from(offset))).losing(ids);
+            self.findings.push(Finding { spare, ..finding });
+        }
+        for (ids, what) in [
+            (rest.stale, "point at places that do not hold their chunk"),
+            (rest.homeless, "name a package that the index does not list"),
+        ] {
+            let (there, lost): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.stands_elsewhere(id));
+            if !there.is_empty() {
+                let finding = Finding::new(Kind::Index, format!("{} index entries {what}", there.len()));
+                self.findings.push(Finding { spare: there.len(), ..finding.losing(there) });
+            }
+            if !lost.is_empty() {
+                let what = format!("{} index entries {what}, and nothing else holds it", lost.len());
+                self.findings.push(Finding::new(Kind::Index, what).losing(lost));
+            }
         }
     }
 

@@ -1,9 +1,9 @@
 //! Silent changes at the source: files whose content differs from the restore point before although neither size,
 //! nor mtime, nor ctime does. Nothing that writes through a file system does that; failing disks and memory do.
 
-use super::affected::Names;
+use super::affected::{Names, readable_entries};
 use relict::Result;
-use relict::catalog::tree::{Change, ReadNodes, diff, get, range, range_prefix};
+use relict::catalog::tree::{Change, ReadNodes, diff, get, range_prefix};
 use relict::store::Repository;
 use repo_format::{Dirent, Extent, FileKind, Inode, Key, KeyKind, PointRecord, SourceKind};
 
@@ -98,15 +98,14 @@ fn bytes(repository: &Repository, piece: Option<(&Extent, usize)>, len: usize) -
     }
 }
 
-/// The paths of these inodes.
+/// The paths of these inodes, as far as their names can be read.
 pub fn paths(nodes: &dyn ReadNodes, point: &PointRecord, inodes: &[u64]) -> Result<Vec<String>> {
     let mut names = Names::default();
-    for entry in range(nodes, &point.root, &[]) {
-        let entry = entry?;
-        if let (Ok(Key::Dirent(parent, name)), Ok(dirent)) = (Key::decode(entry.key()), Dirent::decode(entry.value())) {
+    readable_entries(nodes, &point.root, |key, value| {
+        if let (Ok(Key::Dirent(parent, name)), Ok(dirent)) = (Key::decode(key), Dirent::decode(value)) {
             names.add(parent, name, dirent.ino);
         }
-    }
+    })?;
     let mut out: Vec<String> = inodes.iter().map(|ino| names.path(*ino)).collect();
     out.sort();
     Ok(out)

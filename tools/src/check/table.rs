@@ -3,6 +3,7 @@
 use relict::Result;
 use relict::store::{Index, Location};
 use repo_format::ChunkId;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,6 +71,13 @@ impl ChunkTable {
     /// The places of all chunks, in order of their ids.
     pub fn places(&self) -> &[Location] {
         &self.places
+    }
+
+    /// How many chunks each package has.
+    pub fn in_packages(&self) -> HashMap<u32, u64> {
+        let mut out = HashMap::new();
+        self.places.iter().for_each(|at| *out.entry(at.package).or_default() += 1);
+        out
     }
 
     /// The numbers of all chunks in physical order: those of a segment stand together. Four bytes a chunk.

@@ -167,7 +167,7 @@ impl<'a> TreeCheck<'a> {
             );
             let mut finding = Finding::new(Kind::KnownLoss, what).losing(sorted(self.known_missing));
             let known: Vec<u64> = self.known.into_iter().collect();
-            let paths = super::rot::paths(self.nodes, self.point, &known).unwrap_or_default();
+            let paths = super::rot::paths(self.nodes, self.point, &known)?;
             finding.affected = paths.into_iter().map(|path| Affected { point: self.label.clone(), path }).collect();
             out.findings.push(finding);
         }

@@ -135,9 +135,9 @@ fn say(context: &Context, json: &Value, text: &str) {
         if let Some(map) = json.as_object_mut() {
             map.insert("message_type".into(), "summary".into());
         }
-        println!("{json}");
+        say!("{json}");
     } else if context.chatty() {
-        println!("{text}");
+        say!("{text}");
     }
 }
 
@@ -175,11 +175,11 @@ fn make_key_file(path: &Path) -> Result<Vec<u8>> {
 fn list(context: &Context) -> Result<()> {
     let slots = list_slots(context.repo_path()?)?;
     if context.json {
-        slots.iter().for_each(|slot| println!("{}", slot_json(slot)));
+        slots.iter().for_each(|slot| say!("{}", slot_json(slot)));
         return Ok(());
     }
     let rows: Vec<Vec<String>> = slots.iter().map(row).collect();
-    print!("{}", text::table(&["slot", "password hash", "label"], &[false, false, false], &rows));
+    crate::say::text(&text::table(&["slot", "password hash", "label"], &[false, false, false], &rows));
     Ok(())
 }
 
@@ -240,11 +240,11 @@ fn export(context: &Context, begin: Option<&str>, format: Format) -> Result<()> 
     })?;
     let code = sheet::qr_text(&slot);
     if context.json {
-        println!("{}", json!({"message_type": "summary", "slot": file.name, "lines": sheet::lines(&slot), "qr": code}));
+        say!("{}", json!({"message_type": "summary", "slot": file.name, "lines": sheet::lines(&slot), "qr": code}));
         return Ok(());
     }
     match format {
-        Format::Svg => print!("{}", qr::svg(&code)?),
+        Format::Svg => crate::say::text(&qr::svg(&code)?),
         Format::Text => print_sheet(&slot, &file.name, &qr::unicode(&code)?),
         Format::Ascii => print_sheet(&slot, &file.name, &qr::ascii(&code)?),
     }
@@ -252,17 +252,17 @@ fn export(context: &Context, begin: Option<&str>, format: Format) -> Result<()> 
 }
 
 fn print_sheet(slot: &KeySlot, name: &str, code: &str) {
-    println!("relict recovery sheet");
-    println!("  repository {}", slot.repo);
-    println!("  key slot   {name} {}", relict::catalog::points::printable(&slot.label));
-    println!();
-    println!("This is one key slot of the repository. It opens with the password that the slot has now, and");
-    println!("with nothing else: keep it apart from the password. To use it when keys/ is lost, type the");
-    println!("lines below (or the text of the code) into a file and run: relict-maint -r REPO keys import FILE");
-    println!();
-    sheet::lines(slot).iter().for_each(|line| println!("{line}"));
-    println!();
-    println!("{code}");
+    say!("relict recovery sheet");
+    say!("  repository {}", slot.repo);
+    say!("  key slot   {name} {}", relict::catalog::points::printable(&slot.label));
+    say!("");
+    say!("This is one key slot of the repository. It opens with the password that the slot has now, and");
+    say!("with nothing else: keep it apart from the password. To use it when keys/ is lost, type the");
+    say!("lines below (or the text of the code) into a file and run: relict-maint -r REPO keys import FILE");
+    say!("");
+    sheet::lines(slot).iter().for_each(|line| say!("{line}"));
+    say!("");
+    say!("{code}");
 }
 
 fn import(context: &Context, file: &Path) -> Result<()> {

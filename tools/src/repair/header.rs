@@ -29,16 +29,16 @@ pub fn mended(context: &Context, options: &Options) -> Result<bool> {
     };
     let how = if found.exact { "as it was: one byte of it was wrong" } else { "from what packages and key slots say" };
     if context.json {
-        println!("{}", json!({"message_type": "plan", "header": how, "why": wrong.to_string()}));
+        say!("{}", json!({"message_type": "plan", "header": how, "why": wrong.to_string()}));
     } else if context.chatty() {
-        println!("{wrong}\nmake relict.toml again, {how}; what else is to be done can only be seen then");
+        say!("{wrong}\nmake relict.toml again, {how}; what else is to be done can only be seen then");
     }
     if options.dry_run || !confirmed(context, options.yes, "write relict.toml?")? {
         return Ok(false);
     }
     let kept = replace_header(path, &found.header)?;
     if let Some(kept) = kept.filter(|_| context.chatty() && !context.json) {
-        println!("the damaged one is kept as {}", kept.display());
+        say!("the damaged one is kept as {}", kept.display());
     }
     Ok(true)
 }

@@ -153,10 +153,10 @@ fn index_is_lost(error: &Error, context: &Context) -> bool {
 
 fn announce_rebuild(context: &Context, error: &Error) -> Result<Outcome> {
     if context.json {
-        println!("{}", json!({"message_type": "plan", "rebuild": true, "why": error.to_string()}));
+        say!("{}", json!({"message_type": "plan", "rebuild": true, "why": error.to_string()}));
     } else if context.chatty() {
-        println!("{}", text::escape_lines(&error.to_string()).trim_end());
-        println!("make a new index from the packages; what else is to be done can only be seen then");
+        say!("{}", text::escape_lines(&error.to_string()).trim_end());
+        say!("make a new index from the packages; what else is to be done can only be seen then");
     }
     Ok(Outcome::Partial)
 }
@@ -184,10 +184,10 @@ fn planned(context: &Context, options: &Options, repository: &Repository, other:
 fn show(context: &Context, plan: &Plan) {
     show_findings(context, &plan.report.findings);
     if context.json {
-        println!("{}", plan.json());
+        say!("{}", plan.json());
     } else if context.chatty() && !plan.is_empty() {
-        println!("\nthe repair will:");
-        plan.text().iter().for_each(|line| println!("  {line}"));
+        say!("\nthe repair will:");
+        plan.text().iter().for_each(|line| say!("  {line}"));
     }
 }
 
@@ -195,7 +195,7 @@ fn finish(context: &Context, done: &Done, plan: &Plan) -> Result<Outcome> {
     let beyond = plan.beyond().count() as u64;
     let quarantined: Vec<String> = done.quarantined.iter().map(|p| p.display().to_string()).collect();
     if context.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "summary",
@@ -209,12 +209,12 @@ fn finish(context: &Context, done: &Done, plan: &Plan) -> Result<Outcome> {
         );
     } else if context.chatty() {
         if done.rebuilt {
-            println!("made a new index");
+            say!("made a new index");
         }
         if plan.is_empty() && done.stored == 0 {
-            println!("{}", if done.rebuilt { "nothing else had to be repaired" } else { "nothing to repair" });
+            say!("{}", if done.rebuilt { "nothing else had to be repaired" } else { "nothing to repair" });
         } else {
-            println!(
+            say!(
                 "stored {} again, gave {} a new truth",
                 text::counted(done.stored, "chunk"),
                 text::counted(done.mended_points, "restore point")
@@ -222,9 +222,8 @@ fn finish(context: &Context, done: &Done, plan: &Plan) -> Result<Outcome> {
         }
         quarantined
             .iter()
-            .for_each(|path| println!("the damaged package is kept as {path}; remove it when nothing of it is needed"));
-        plan.beyond()
-            .for_each(|f| println!("not mended: {}\n    {}", text::escape_lines(&f.what).trim_end(), f.remedy()));
+            .for_each(|path| say!("the damaged package is kept as {path}; remove it when nothing of it is needed"));
+        plan.beyond().for_each(|f| say!("not mended: {}\n    {}", text::escape_lines(&f.what).trim_end(), f.remedy()));
     }
     let lost = !plan.files.is_empty() || !plan.dropped.is_empty();
     let known = |f: &Finding| {

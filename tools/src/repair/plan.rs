@@ -4,7 +4,7 @@
 use super::salvage::{Inventory, inventory};
 use super::sources::{Origin, Origins, in_repository, in_source};
 use crate::check::{
-    Finding, Kind, Report, Request, Selection, Severity, Totals, all_records, check, describe_range, label,
+    Finding, Kind, Mend, Report, Request, Selection, Severity, Totals, all_records, check, describe_range, label,
 };
 use relict::Result;
 use relict::catalog::points::Points;
@@ -65,11 +65,11 @@ impl Plan {
             .collect::<Vec<_>>();
         let inventory = inventory(repository, &packages)?;
         let mut wanted: HashSet<ChunkId> = inventory.lost.keys().copied().collect();
-        wanted.extend(report.findings.iter().filter(|f| loses(f.kind)).flat_map(|f| f.chunks.iter().copied()));
+        wanted.extend(report.findings.iter().filter(|f| loses(f)).flat_map(|f| f.chunks.iter().copied()));
         // The id that names no chunk is nowhere.
         wanted.remove(&super::truth::NO_CHUNK);
-        // What the inventory could read is not lost, whatever names it.
-        for (_, id) in &inventory.readable {
+        // What the inventory could read is not lost, whatever names it; nor is what a new index will find.
+        for id in inventory.readable.iter().map(|(_, id)| id).chain(&report.strayed) {
             wanted.remove(id);
         }
         let records = lost_records(repository, &wanted)?;
@@ -190,9 +190,9 @@ impl Plan {
 }
 
 /// Whether the chunks of such a finding are lost rather than misplaced.
-const fn loses(kind: Kind) -> bool {
+fn loses(finding: &Finding) -> bool {
     matches!(
-        kind,
+        finding.kind,
         Kind::Package
             | Kind::PackageMissing
             | Kind::Segment
@@ -200,7 +200,7 @@ const fn loses(kind: Kind) -> bool {
             | Kind::ChunkMissing
             | Kind::KnownLoss
             | Kind::Node
-    )
+    ) || (finding.kind == Kind::Index && finding.mend() == Mend::Elsewhere)
 }
 
 fn search(

@@ -4,9 +4,8 @@
 //! any other, and from the source, content is read and hashed under this repository's own key.
 
 use super::salvage::slice;
-use crate::check::Names;
+use crate::check::{Names, readable_entries};
 use relict::Result;
-use relict::catalog::tree::range;
 use relict::ingest::chunker::{Chunker, Piece, Splitter};
 use relict::os::Dir;
 use relict::store::{Keys, Location, Repository};
@@ -79,7 +78,7 @@ pub fn in_source(
     let mut out = Origins::new();
     let mut tried: HashSet<PathBuf> = HashSet::new();
     for point in points.iter().rev() {
-        for (path, extents) in hurt_files(repository, point, wanted) {
+        for (path, extents) in hurt_files(repository, point, wanted)? {
             for names in places(point, &path) {
                 let missing = extents.iter().any(|(_, e)| !out.contains_key(&e.chunk));
                 if !missing || stop.load(Ordering::Relaxed) {
@@ -100,30 +99,27 @@ pub fn in_source(
 type HurtFile = (Vec<Vec<u8>>, Vec<(u64, Extent)>);
 
 /// The files of a point that need wanted chunks: names from the root, and the extents.
-fn hurt_files(repository: &Repository, point: &PointRecord, wanted: &HashSet<ChunkId>) -> Vec<HurtFile> {
+fn hurt_files(repository: &Repository, point: &PointRecord, wanted: &HashSet<ChunkId>) -> Result<Vec<HurtFile>> {
     let (mut names, mut extents) = (Names::default(), HashMap::<u64, Vec<(u64, Extent)>>::new());
-    // A tree that ends early still says where some of the lost content belongs.
-    for entry in range(repository, &point.root, &[]) {
-        let Ok(entry) = entry else { break };
-        match Key::decode(entry.key()) {
-            Ok(Key::Dirent(parent, name)) => {
-                if let Ok(dirent) = Dirent::decode(entry.value()) {
-                    names.add(parent, name, dirent.ino);
-                }
+    // A tree with gaps still says where some of the lost content belongs.
+    readable_entries(repository, &point.root, |key, value| match Key::decode(key) {
+        Ok(Key::Dirent(parent, name)) => {
+            if let Ok(dirent) = Dirent::decode(value) {
+                names.add(parent, name, dirent.ino);
             }
-            Ok(Key::Extent(ino, offset)) => {
-                if let Some(extent) = Extent::decode(entry.value()).ok().filter(|e| wanted.contains(&e.chunk)) {
-                    extents.entry(ino).or_default().push((offset, extent));
-                }
-            }
-            _ => {}
         }
-    }
+        Ok(Key::Extent(ino, offset)) => {
+            if let Some(extent) = Extent::decode(value).ok().filter(|e| wanted.contains(&e.chunk)) {
+                extents.entry(ino).or_default().push((offset, extent));
+            }
+        }
+        _ => {}
+    })?;
     let named = |(ino, extents): (u64, Vec<(u64, Extent)>)| match names.parts(ino) {
         (None, parts) => Some((parts.into_iter().map(<[u8]>::to_vec).collect(), extents)),
         (Some(_), _) => None,
     };
-    extents.into_iter().filter_map(named).collect()
+    Ok(extents.into_iter().filter_map(named).collect())
 }
 
 /// Where below the directory a file may stand: under its whole path, or under what is left of it behind a backed-up path.

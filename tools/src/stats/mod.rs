@@ -64,7 +64,7 @@ pub fn run(context: &Context, _: &Options) -> Result<Outcome> {
     let incomplete: Vec<_> = stats.points.iter().filter(|(.., lost)| *lost > 0).collect();
     if !context.json {
         incomplete.iter().for_each(|(p, _, lost)| {
-            println!(
+            say!(
                 "{}: {} cannot be read, so its figures are too small; 'relict-maint check' says more",
                 label(p),
                 text::counted(*lost, "tree node")
@@ -146,24 +146,20 @@ fn ratio(a: u64, b: u64) -> String {
 
 fn show_text(stats: &Stats) {
     let raw: u64 = stats.points.iter().map(|(p, ..)| p.counts.bytes).fold(0, u64::saturating_add);
-    println!("{} of files in {}", text::size(raw), text::counted(stats.points.len() as u64, "restore point"));
-    println!(
-        "{} after deduplication ({} to 1)",
-        text::size(stats.content.raw_bytes),
-        ratio(raw, stats.content.raw_bytes)
-    );
-    println!(
+    say!("{} of files in {}", text::size(raw), text::counted(stats.points.len() as u64, "restore point"));
+    say!("{} after deduplication ({} to 1)", text::size(stats.content.raw_bytes), ratio(raw, stats.content.raw_bytes));
+    say!(
         "{} stored in {} ({} to 1 in all)",
         text::size(stats.package_bytes),
         text::counted(stats.content.packages + stats.metadata.packages, "package"),
         ratio(raw, stats.package_bytes)
     );
-    println!(
+    say!(
         "{} of it in {} that no restore point needs",
         text::size(stats.unused.stored_bytes),
         text::counted(stats.unused.chunks, "chunk")
     );
-    println!();
+    say!("");
     let right = [false, true, true, true, true, true];
     let kind = |name: &str, f: &KindFigures| {
         vec![
@@ -176,17 +172,15 @@ fn show_text(stats: &Stats) {
         ]
     };
     let rows = [kind("content", &stats.content), kind("metadata", &stats.metadata)];
-    print!("{}", text::table(&["kind", "chunks", "segments", "raw", "stored", "compression"], &right, &rows));
-    println!();
+    crate::say::text(&text::table(&["kind", "chunks", "segments", "raw", "stored", "compression"], &right, &rows));
+    say!("");
     let rows: Vec<Vec<String>> = stats.sources.iter().map(source_row).collect();
-    print!("{}", text::table(&["source", "points", "raw", "its own", "stored"], &right, &rows));
-    println!();
+    crate::say::text(&text::table(&["source", "points", "raw", "its own", "stored"], &right, &rows));
+    say!("");
     let rows: Vec<Vec<String>> = stats.points.iter().map(|row| point_row(row, &stats.hidden)).collect();
-    print!("{}", text::table(&["point", "raw", "its own", "stored", "whole segments"], &right, &rows));
-    println!(
-        "\n'its own' is what nothing else needs: forgetting and pruning that point or source frees its stored bytes;"
-    );
-    println!("'whole segments' is the part of it that is freed without writing anything");
+    crate::say::text(&text::table(&["point", "raw", "its own", "stored", "whole segments"], &right, &rows));
+    say!("\n'its own' is what nothing else needs: forgetting and pruning that point or source frees its stored bytes;");
+    say!("'whole segments' is the part of it that is freed without writing anything");
 }
 
 fn source_row(((host, source), figures): (&(Vec<u8>, Vec<u8>), &SourceFigures)) -> Vec<String> {
@@ -227,7 +221,7 @@ fn share_json(share: &Share) -> serde_json::Value {
 
 fn show_json(stats: &Stats) {
     for (point, share, lost) in &stats.points {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "point",
@@ -244,7 +238,7 @@ fn show_json(stats: &Stats) {
         );
     }
     for ((host, source), figures) in &stats.sources {
-        println!(
+        say!(
             "{}",
             json!({
                 "message_type": "source",
@@ -257,7 +251,7 @@ fn show_json(stats: &Stats) {
         );
     }
     let kind = |f: &KindFigures| json!({"packages": f.packages, "segments": f.segments, "chunks": f.chunks, "raw_bytes": f.raw_bytes, "stored_bytes": f.stored_bytes});
-    println!(
+    say!(
         "{}",
         json!({
             "message_type": "summary",

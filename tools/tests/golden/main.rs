@@ -4,6 +4,7 @@
 mod blobs;
 mod keys;
 mod made;
+mod spread;
 mod upkeep;
 
 use made::{Made, Verdict, change, copy_dir};
@@ -264,6 +265,18 @@ fn forgotten_but_pinned_point() {
         assert_eq!(prune.status.code(), Some(0), "{}", text(&prune));
         assert!(text(&prune).contains("01010101 stays: in use by a mount"), "{}", text(&prune));
     });
+}
+
+/// Forgotten between being looked for and being pinned: a prune that has read the pins already may take it.
+#[test]
+fn a_point_that_was_just_forgotten_is_not_held() {
+    let made = Made::new();
+    let restore = made.open();
+    let point = restore.point_records().unwrap().into_iter().find(|point| point.id.0 == [1; 16]).unwrap();
+    assert!(restore.pin_point(&point).unwrap());
+    let late = made.open();
+    assert!(made.maint(&["forget", "--yes", &"01".repeat(16)]).status.success());
+    assert!(!late.pin_point(&point).unwrap());
 }
 
 /// What a pin kept is whole when it is shown again.
