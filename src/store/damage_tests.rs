@@ -198,27 +198,43 @@ fn what_was_durable_and_rots_before_recovery_is_neither_removed_nor_hidden() {
     assert!(w.knows_damage(), "a package that is missing is still listed");
 }
 
-/// Killed between the footer and the index, and then something rots.
+/// Power is lost while a package is synced: its footer arrived, segments before it did not, or not whole.
 #[test]
-fn what_has_its_footer_is_not_removed_by_recovery() {
-    let (dir, id, _) = left_open(false);
-    let file = package_file(dir.path(), &id);
-    let files = FileStore::new(dir.path().join("packages"));
-    let scanned = scan_package(&files, &id).unwrap();
-    let row = |found: &FoundSegment| repo_format::FooterEntry {
-        offset: found.offset,
-        bytes: found.header.segment_bytes() as u32,
-        number: found.header.number,
-        chunks: found.header.table.len() as u32,
-    };
-    let footer = repo_format::PackageFooter { entries: scanned.segments.iter().map(row).collect() };
-    let mut bytes = [std::fs::read(&file).unwrap(), footer.encode()].concat();
-    bytes[70] ^= 1;
-    std::fs::write(&file, &bytes).unwrap();
-    let w = writer(dir.path());
-    assert_eq!(std::fs::read(&file).unwrap(), bytes);
-    let info = w.repository().index().packages().unwrap()[0];
-    assert_eq!((info.sealed, info.bytes), (true, bytes.len() as u64));
+fn what_has_its_footer_is_kept_but_for_what_is_torn_in_it() {
+    for torn in [&[0][..], &[1], &[2], &[0, 2], &[0, 1, 2]] {
+        let (dir, id, chunks) = left_open(false);
+        let file = package_file(dir.path(), &id);
+        let files = FileStore::new(dir.path().join("packages"));
+        let scanned = scan_package(&files, &id).unwrap();
+        let row = |found: &FoundSegment| repo_format::FooterEntry {
+            offset: found.offset,
+            bytes: found.header.segment_bytes() as u32,
+            number: found.header.number,
+            chunks: found.header.table.len() as u32,
+        };
+        let footer = repo_format::PackageFooter { entries: scanned.segments.iter().map(row).collect() };
+        let mut bytes = [std::fs::read(&file).unwrap(), footer.encode()].concat();
+        let mut left = bytes.clone();
+        for number in torn {
+            let row = footer.entries[*number];
+            // In the header of one, in the payload of the others.
+            bytes[row.offset as usize + 6 + number * 200] ^= 1;
+            left[row.offset as usize..][..row.bytes as usize].fill(0);
+        }
+        std::fs::write(&file, &bytes).unwrap();
+        let w = writer(dir.path());
+        assert!(std::fs::read(&file).unwrap() == left, "{torn:?}");
+        assert!(scan_package(&files, &id).unwrap().is_whole(), "{torn:?}");
+        let info = w.repository().index().packages().unwrap()[0];
+        assert_eq!((info.sealed, info.bytes), (true, bytes.len() as u64));
+        for (number, (id, bytes)) in chunks.iter().enumerate() {
+            let found = w.repository().chunk(id).map(|chunk| *chunk == bytes[..]).ok();
+            assert_eq!(found, (!torn.contains(&number)).then_some(true), "{torn:?}, {number}");
+        }
+        drop(w);
+        rebuild(dir.path(), &mut unlock).unwrap();
+        assert_eq!(reader(dir.path()).index().chunks().unwrap().count(), 3 - torn.len());
+    }
 }
 
 #[test]

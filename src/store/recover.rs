@@ -1,5 +1,6 @@
 //! After a crash: what a killed writer appended is found again, without a manual step (SPEC.md section 10).
 
+use super::free::Range;
 use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::keys::Keys;
 use super::package_store::PackageStore;
@@ -59,6 +60,8 @@ pub(super) struct Whole {
     pub segments: Vec<FoundSegment>,
     /// Whether it has its footer: only the index does not know yet that it is sealed.
     has_footer: bool,
+    /// First byte and end of the segments that the footer names and that are not whole.
+    torn: Vec<Range>,
 }
 
 /// Looks what is whole of a package that was left open.
@@ -79,16 +82,22 @@ pub(super) fn whole_segments(store: &dyn PackageStore, keys: &Keys, id: &Package
         let bytes = found.header.segment_bytes();
         // Without a footer that says otherwise, a gap is what did not arrive, and what stands behind it may need that.
         let follows = has_footer || found.offset == end;
-        if !follows || if_whole(read_segment(store, keys, id, found.offset, bytes as u32))?.is_none() {
+        if follows && if_whole(read_segment(store, keys, id, found.offset, bytes as u32))?.is_some() {
+            end = found.offset + bytes;
+            out.push(found);
+        } else if !has_footer {
             break;
         }
-        end = found.offset + bytes;
-        out.push(found);
     }
-    Ok(Whole { segments: out, has_footer })
+    let gone = |at: u64| out.iter().any(|s| s.offset == at) || scanned.freed.iter().any(|(freed, _)| *freed == at);
+    let named = scanned.footer.iter().flat_map(|footer| &footer.entries);
+    let torn =
+        named.filter(|row| !gone(row.offset)).map(|row| (row.offset, row.offset + u64::from(row.bytes))).collect();
+    Ok(Whole { segments: out, has_footer, torn })
 }
 
-/// Gives a package that was left open its footer, unless it has one, and seals it. Gives its length.
+/// Gives a package that was left open its footer, unless it has one, and seals it. What its footer names and is torn becomes
+/// zeros, as what prune frees. Gives its length.
 ///
 /// # Errors
 /// When the medium fails.
@@ -97,6 +106,9 @@ pub(super) fn close(store: &dyn PackageStore, id: &PackageId, whole: &Whole) -> 
         store.append(id, store.len(id)?, &[&footer_of(&whole.segments).encode()])?;
     }
     store.seal(id)?;
+    if !whole.torn.is_empty() {
+        store.free(id, &whole.torn, true)?;
+    }
     store.len(id)
 }
 
@@ -112,7 +124,10 @@ fn finish(
     let end =
         whole.segments.last().map_or(PACKAGE_HEADER_BYTES as u64, |last| last.offset + last.header.segment_bytes());
     // What was durable once and is not whole now was damaged since. Check names it; a new footer would hide what is behind it.
-    let is_damaged = !whole.has_footer && end < info.bytes;
+    let is_damaged = match whole.torn.first() {
+        Some((at, _)) => *at < info.bytes,
+        None => !whole.has_footer && end < info.bytes,
+    };
     if whole.segments.is_empty() && !whole.has_footer && !is_damaged {
         // The bytes go first: after a crash in between the journal still names the package, and the next writer
         // comes here again. Nothing in the index points into it.
