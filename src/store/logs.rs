@@ -53,7 +53,12 @@ pub(super) fn refuse_unreadable(db: &Path) -> Result<()> {
 /// When a log cannot be read.
 pub(super) fn is_broken(db: &Path) -> Result<bool> {
     let failed = |e| Error::io(format!("reading {}", db.display()), e);
-    for entry in std::fs::read_dir(db).map_err(failed)? {
+    let entries = match std::fs::read_dir(db) {
+        // Opening it says that it is lost, and what helps.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(failed)?,
+    };
+    for entry in entries {
         let path = entry.map_err(failed)?.path();
         if path.extension().is_some_and(|end| end == "log") && !is_whole(&std::fs::read(&path).map_err(failed)?) {
             return Ok(true);
