@@ -130,6 +130,12 @@ impl Index {
         let mut options = writer_options()?;
         options.create_if_missing(create);
         options.create_missing_column_families(create);
+        if let Some((manifest, end)) = super::logs::torn_manifest(path)? {
+            let cut = || std::fs::OpenOptions::new().write(true).open(&manifest)?.set_len(end);
+            cut()
+                .and_then(|()| std::fs::File::open(&manifest)?.sync_all())
+                .map_err(|e| Error::io(format!("cutting {}", manifest.display()), e))?;
+        }
         let has_broken_log = !create && super::logs::is_broken(path)?;
         let opened = DB::open_cf_descriptors(&options, path, descriptors(with_blobs));
         let index = Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: None, at_rest: false };
@@ -153,7 +159,7 @@ impl Index {
     /// `Damaged` when the database is missing or cannot be read, `Io` when there is no temporary directory.
     pub fn open_reader(path: &Path, with_blobs: bool) -> Result<Self> {
         match Self::open_follower(path, with_blobs) {
-            Err(e) if e.kind() == ErrorKind::Damaged && super::logs::is_broken(path).unwrap_or(false) => {
+            Err(e) if e.kind() == ErrorKind::Damaged && super::logs::is_torn(path) => {
                 Self::open_after_crash(path, with_blobs)
             }
             other => other,

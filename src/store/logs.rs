@@ -8,7 +8,7 @@ use super::index::REBUILD;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{ErrorKind as Io, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A log is a row of blocks; no record crosses from one into the next.
 const BLOCK_BYTES: usize = 32 << 10;
@@ -67,24 +67,84 @@ pub(super) fn is_broken(db: &Path) -> Result<bool> {
     Ok(false)
 }
 
+/// Whether a log or the manifest is as a crash leaves it.
+pub(super) fn is_torn(db: &Path) -> bool {
+    is_broken(db).unwrap_or(false) || torn_manifest(db).is_ok_and(|torn| torn.is_some())
+}
+
 fn is_whole(log: &[u8]) -> bool {
-    log.chunks(BLOCK_BYTES).all(|block| {
+    broken_at(log).is_none()
+}
+
+/// Where the first record stands that is not whole.
+fn broken_at(log: &[u8]) -> Option<usize> {
+    for (number, block) in log.chunks(BLOCK_BYTES).enumerate() {
         let mut rest = block;
-        while let Some((header, behind)) = rest.split_at_checked(HEADER_BYTES) {
-            let (len, kind) = (usize::from(u16::from_le_bytes([header[4], header[5]])), header[6]);
-            let sum = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-            if kind == 0 && len == 0 && sum == 0 {
-                return behind.iter().all(|byte| *byte == 0);
-            }
-            let Some(payload) = behind.get(..len) else { return false };
-            if sum != masked(crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload)) {
-                return false;
-            }
-            rest = &behind[len..];
+        while rest.len() >= HEADER_BYTES && rest.iter().any(|byte| *byte != 0) {
+            let Some(bytes) = whole_record(rest) else { break };
+            rest = rest.get(bytes..).unwrap_or_default();
         }
-        // The end of a block that no header fits into is filled with zeros.
-        block.len() < BLOCK_BYTES && rest.is_empty() || block.len() == BLOCK_BYTES && rest.iter().all(|byte| *byte == 0)
-    })
+        // The end of a block that no header fits into is filled with zeros, and so is room that nothing was written to.
+        let is_room = rest.len() >= HEADER_BYTES || block.len() == BLOCK_BYTES;
+        if !(rest.is_empty() || is_room && rest.iter().all(|byte| *byte == 0)) {
+            return Some(number * BLOCK_BYTES + block.len() - rest.len());
+        }
+    }
+    None
+}
+
+/// Bytes of the record at the front of what is left of a block, if its checksum is right.
+fn whole_record(rest: &[u8]) -> Option<usize> {
+    let (header, behind) = rest.split_at_checked(HEADER_BYTES)?;
+    let payload = behind.get(..usize::from(u16::from_le_bytes([header[4], header[5]])))?;
+    let sum = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+    let is_whole = sum == masked(crc32c::crc32c_append(crc32c::crc32c(&[header[6]]), payload));
+    is_whole.then_some(HEADER_BYTES + payload.len())
+}
+
+/// Where the database's manifest breaks off, if power was lost while its last records were written: its file, and the bytes
+/// before them. RocksDB calls that damage.
+///
+/// What the lost records say was not durable, so nothing that it replaces was removed. A last record that rotted later looks the
+/// same, but for that: of a flush, the logs that it emptied are gone. So there must be more logs older than the newest file of
+/// the database than the one that was begun for the flush.
+///
+/// # Errors
+/// When the database's directory cannot be read.
+pub(super) fn torn_manifest(db: &Path) -> Result<Option<(PathBuf, u64)>> {
+    let failed = |e| Error::io(format!("reading {}", db.display()), e);
+    let Ok(current) = std::fs::read_to_string(db.join("CURRENT")) else { return Ok(None) };
+    let name = current.trim_end();
+    if !name.starts_with("MANIFEST-") || name.contains('/') {
+        return Ok(None);
+    }
+    let path = db.join(name);
+    let Ok(manifest) = std::fs::read(&path) else { return Ok(None) };
+    let Some(at) = broken_at(&manifest).filter(|at| *at > 0 && !has_record_behind(&manifest, *at)) else {
+        return Ok(None);
+    };
+    let (mut logs, mut newest) = (Vec::new(), 0);
+    for entry in std::fs::read_dir(db).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        match (path.extension().and_then(|end| end.to_str()), number) {
+            (Some("log"), Some(number)) => logs.push(number),
+            (Some("sst" | "blob"), Some(number)) => newest = newest.max(number),
+            _ => {}
+        }
+    }
+    let kept = logs.into_iter().filter(|log| *log < newest).count() > 1;
+    Ok(kept.then_some((path, at as u64)))
+}
+
+/// Whether a record that is whole begins anywhere behind `at`: then what stands there did not break off.
+fn has_record_behind(log: &[u8], at: usize) -> bool {
+    let begins = |at: &usize| {
+        let end = log.len().min((at / BLOCK_BYTES + 1) * BLOCK_BYTES);
+        let rest = log.get(*at..end).unwrap_or_default();
+        rest.get(4..HEADER_BYTES).is_some_and(|head| head != [0; 3]) && whole_record(rest).is_some()
+    };
+    (at + 1..log.len()).any(|at| begins(&at))
 }
 
 /// As RocksDB writes checksums down, so that the checksum of what holds checksums is no special one.
@@ -153,6 +213,50 @@ mod tests {
         }
         std::fs::write(&path, &log[..log.len() - 1]).unwrap();
         assert!(is_broken(dir.path()).unwrap());
+    }
+
+    fn numbered(dir: &Path, end: &str) -> Vec<PathBuf> {
+        let all = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.extension().is_some_and(|found| found == end)).collect()
+    }
+
+    #[test]
+    fn a_manifest_that_breaks_off_is_told_from_one_that_rots() {
+        let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let db = rocksdb::DB::open_default(dir.path()).unwrap();
+        db.put(b"first", b"1").unwrap();
+        db.flush().unwrap();
+        db.put(b"second", b"2").unwrap();
+        db.flush_wal(true).unwrap();
+        for log in numbered(dir.path(), "log") {
+            std::fs::copy(&log, kept.path().join(log.file_name().unwrap())).unwrap();
+        }
+        db.flush().unwrap();
+        drop(db);
+        let name = std::fs::read_to_string(dir.path().join("CURRENT")).unwrap();
+        let manifest = dir.path().join(name.trim_end());
+        let whole = std::fs::read(&manifest).unwrap();
+        assert_eq!(torn_manifest(dir.path()).unwrap(), None);
+        let torn = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&manifest, bytes).unwrap();
+            torn_manifest(dir.path()).unwrap()
+        };
+        let last = whole.len() - 3;
+        assert_eq!(torn(last), None, "the log that the flush emptied is gone: this is no crash");
+        for log in numbered(kept.path(), "log") {
+            std::fs::copy(&log, dir.path().join(log.file_name().unwrap())).unwrap();
+        }
+        for at in 0..whole.len() / 2 {
+            assert_eq!(torn(at), None, "byte {at}: whole records follow");
+        }
+        let (path, end) = torn(last).unwrap();
+        assert_eq!(path, manifest);
+        assert!(rocksdb::DB::open_default(dir.path()).is_err());
+        File::options().write(true).open(&manifest).unwrap().set_len(end).unwrap();
+        let db = rocksdb::DB::open_default(dir.path()).unwrap();
+        assert_eq!([db.get(b"first").unwrap().unwrap(), db.get(b"second").unwrap().unwrap()], [b"1", b"2"]);
     }
 
     #[test]
