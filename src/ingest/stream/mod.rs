@@ -136,7 +136,8 @@ pub fn ingest<'s>(
             let (workers, thread) = (&workers, std::thread::Builder::new().name("relict-ingest".into()));
             thread.spawn_scoped(scope, move || workers.work(worker)).map_err(|e| Error::io("starting a thread", e))?;
         }
-        let around = Around { store: writer, monitor, stop, limit_bytes: memory_bytes / 4, max_extents: MAX_EXTENTS };
+        // A sixth: with the database's and the tree's caches beside it, a million files stay within the bound.
+        let around = Around { store: writer, monitor, stop, limit_bytes: memory_bytes / 6, max_extents: MAX_EXTENTS };
         let mut session = Session {
             writer,
             source: source.map(|source| source as &mut dyn ReadSource),
