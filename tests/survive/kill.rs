@@ -189,14 +189,20 @@ fn a_kill_between_seal_and_index_locks_nobody_out() {
     let (repo, source, kept) = (place.path().join("repo"), place.path().join("source"), place.path().join("kept"));
     std::fs::create_dir(&source).unwrap();
     std::fs::write(source.join("file"), vec![7; 50_000]).unwrap();
+    // Not everybody may go where they were built.
+    for name in ["relict", "relict-maint"] {
+        std::fs::copy(bare(name, &repo, PASSWORD).get_program(), place.path().join(name)).unwrap();
+    }
+    let faults_library = place.path().join("faults.so");
+    std::fs::copy(shim::library(), &faults_library).unwrap();
     own(place.path());
     let run = |name: &str, args: &[&str], faults: &[(&str, &str)]| {
         let mut command = bare(name, &repo, PASSWORD);
         command.args(args).envs(faults.iter().copied());
         if !faults.is_empty() {
-            command.env("LD_PRELOAD", shim::library()).env("FAULTS_ROOT", &repo);
+            command.env("LD_PRELOAD", &faults_library).env("FAULTS_ROOT", &repo);
         }
-        unprivileged(&command).output().unwrap()
+        unprivileged(&command, &place.path().join(name)).output().unwrap()
     };
     let backup = ["--quiet", "backup", source.to_str().unwrap()];
     assert!(run("relict", &["--quiet", "init"], &[]).status.success());
@@ -260,8 +266,8 @@ fn own(dir: &Path) {
     }
 }
 
-/// The same command, run by who has no rights.
-fn unprivileged(command: &Command) -> Command {
+/// The same command by a copy of its program, run by who has no rights.
+fn unprivileged(command: &Command, program: &Path) -> Command {
     let mut out = Command::new(if is_root() { "setpriv" } else { "env" });
     if is_root() {
         out.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "env"]);
@@ -273,7 +279,7 @@ fn unprivileged(command: &Command) -> Command {
         set.push(value.unwrap());
         out.arg(set);
     }
-    out.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    out.arg(program).args(command.get_args()).stdin(Stdio::null());
     out
 }
 
