@@ -394,9 +394,7 @@ fn a_log_that_a_crash_has_torn_stops_no_reader() {
     let second = point(&w, 2, store(&w, b"two"));
     w.seal(&second).unwrap();
     w.abandon();
-    let logs = std::fs::read_dir(&db).unwrap().map(|entry| entry.unwrap().path());
-    let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
-    let newest = logs.filter(|path| path.metadata().unwrap().len() > 0).max().unwrap();
+    let newest = newest_log(&db);
     let mut bytes = std::fs::read(&newest).unwrap();
     let at = bytes.len() - 5;
     bytes[at] ^= 1;
@@ -418,4 +416,42 @@ fn a_log_that_a_crash_has_torn_stops_no_reader() {
     let mut all = r.point_records().unwrap();
     all.sort_by_key(|point| point.id);
     assert_eq!(all, [first, second]);
+}
+
+/// A bit of the log rots, and all that stands behind it is lost to the index: that is no crash.
+#[test]
+fn a_log_that_rots_is_refused_by_all_and_changed_by_nobody() {
+    let dir = new_repo(&cheap());
+    let db = dir.path().join("db");
+    let w = writer(dir.path());
+    let first = point(&w, 1, store(&w, b"one"));
+    w.seal(&first).unwrap();
+    drop(w);
+    let log = newest_log(&db);
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[10] ^= 1;
+    std::fs::write(&log, &bytes).unwrap();
+    let options = OpenOptions::default();
+    let refusals = [
+        Repository::open(dir.path(), &mut unlock, &options).map(drop).unwrap_err(),
+        Writer::open(dir.path(), &mut unlock, &options).map(drop).unwrap_err(),
+        Index::open_at_rest(&db, false).map(drop).unwrap_err(),
+    ];
+    for error in refusals {
+        assert!(
+            error.kind() == ErrorKind::Damaged && error.to_string().contains("the entries of 2 of the 2 packages"),
+            "{error}"
+        );
+        assert!(error.advice().is_some_and(|advice| advice.contains("relict-maint rebuild")));
+        assert!(std::fs::read(&log).unwrap() == bytes);
+    }
+    rebuild(dir.path(), &mut unlock).unwrap();
+    assert_eq!(reader(dir.path()).point_records().unwrap(), [first]);
+}
+
+/// The log that was written last.
+fn newest_log(db: &Path) -> std::path::PathBuf {
+    let all = std::fs::read_dir(db).unwrap().map(|entry| entry.unwrap().path());
+    let logs = all.filter(|path| path.extension().is_some_and(|end| end == "log"));
+    logs.filter(|path| path.metadata().unwrap().len() > 0).max().unwrap()
 }

@@ -1,10 +1,13 @@
 //! The database: where every chunk is, which packages and restore points there are, and the writer's
 //! journal (SPEC.md section 9). All of it can be rebuilt from packages.
 
+use super::files::FileStore;
 use super::lease::Lease;
+use super::package_store::PackageStore;
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, JournalRecord, PackageId, PackageKind, PointId};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Column families, in the order of SPEC.md section 9.
@@ -130,13 +133,12 @@ impl Index {
         let mut options = writer_options()?;
         options.create_if_missing(create);
         options.create_missing_column_families(create);
-        if let Some((manifest, end)) = super::logs::torn_manifest(path)? {
-            let cut = || std::fs::OpenOptions::new().write(true).open(&manifest)?.set_len(end);
-            cut()
-                .and_then(|()| std::fs::File::open(&manifest)?.sync_all())
-                .map_err(|e| Error::io(format!("cutting {}", manifest.display()), e))?;
-        }
+        super::logs::cut_torn_manifest(path)?;
         let has_broken_log = !create && super::logs::is_broken(path)?;
+        if has_broken_log {
+            // Looked at before anything is changed.
+            drop(Self::open_at_rest(path, with_blobs)?);
+        }
         let opened = DB::open_cf_descriptors(&options, path, descriptors(with_blobs));
         let index = Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: None, at_rest: false };
         if has_broken_log {
@@ -179,17 +181,41 @@ impl Index {
         }
     }
 
+    /// The database as it lies there, its log up to where it breaks off.
     pub(super) fn open_at_rest(path: &Path, with_blobs: bool) -> Result<Self> {
         let scratch = make_scratch()?;
         let mut options = database_options();
         options.set_db_log_dir(&scratch);
         match DB::open_cf_descriptors_read_only(&options, path, descriptors(with_blobs), false) {
-            Ok(db) => Ok(Self { db, scratch: Some(scratch), at_rest: true }),
+            Ok(db) => {
+                let index = Self { db, scratch: Some(scratch), at_rest: true };
+                index.refuse_rotten_log(path, with_blobs)?;
+                Ok(index)
+            }
             Err(e) => {
                 let _ = std::fs::remove_dir_all(&scratch);
                 Err(unusable(path, &e))
             }
         }
+    }
+
+    /// A log breaks off where a crash has torn it, or where it rots. No package is made before the index knows it durably: so a
+    /// package that it does not know was in a part that rotted, and with it restore points that were acknowledged.
+    fn refuse_rotten_log(&self, path: &Path, with_blobs: bool) -> Result<()> {
+        let Some(repo) = path.parent().filter(|_| !with_blobs) else { return Ok(()) };
+        let mut known: HashSet<PackageId> = self.packages()?.into_iter().map(|info| info.id).collect();
+        known.extend(self.freeing()?.into_iter().map(|(_, id)| id));
+        let packages = FileStore::new(repo.join("packages")).list()?;
+        let unknown = packages.iter().filter(|id| !known.contains(id)).count();
+        if unknown == 0 {
+            return Ok(());
+        }
+        let what = format!(
+            "the index {} is damaged: a part of its log is lost, and with it the entries of {unknown} of the {} packages",
+            path.display(),
+            packages.len()
+        );
+        Err(Error::damaged(what).advise(REBUILD))
     }
 
     fn open_follower(path: &Path, with_blobs: bool) -> Result<Self> {

@@ -55,7 +55,7 @@ pub(super) fn is_broken(db: &Path) -> Result<bool> {
     let failed = |e| Error::io(format!("reading {}", db.display()), e);
     let entries = match std::fs::read_dir(db) {
         // Opening it says that it is lost, and what helps.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) if e.kind() == Io::NotFound => return Ok(false),
         other => other.map_err(failed)?,
     };
     for entry in entries {
@@ -111,7 +111,7 @@ fn whole_record(rest: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 /// When the database's directory cannot be read.
-pub(super) fn torn_manifest(db: &Path) -> Result<Option<(PathBuf, u64)>> {
+fn torn_manifest(db: &Path) -> Result<Option<(PathBuf, u64)>> {
     let failed = |e| Error::io(format!("reading {}", db.display()), e);
     let Ok(current) = std::fs::read_to_string(db.join("CURRENT")) else { return Ok(None) };
     let name = current.trim_end();
@@ -135,6 +135,17 @@ pub(super) fn torn_manifest(db: &Path) -> Result<Option<(PathBuf, u64)>> {
     }
     let kept = logs.into_iter().filter(|log| *log < newest).count() > 1;
     Ok(kept.then_some((path, at as u64)))
+}
+
+/// Cuts the manifest where it breaks off. Only who holds the lease may do that.
+///
+/// # Errors
+/// As [`torn_manifest`]; when the manifest cannot be written.
+pub(super) fn cut_torn_manifest(db: &Path) -> Result<()> {
+    let Some((manifest, end)) = torn_manifest(db)? else { return Ok(()) };
+    let cut =
+        File::options().write(true).open(&manifest).and_then(|file| file.set_len(end).and_then(|()| file.sync_all()));
+    cut.map_err(|e| Error::io(format!("cutting {}", manifest.display()), e))
 }
 
 /// Whether a record that is whole begins anywhere behind `at`: then what stands there did not break off.
@@ -254,7 +265,8 @@ mod tests {
         let (path, end) = torn(last).unwrap();
         assert_eq!(path, manifest);
         assert!(rocksdb::DB::open_default(dir.path()).is_err());
-        File::options().write(true).open(&manifest).unwrap().set_len(end).unwrap();
+        assert!(end < whole.len() as u64);
+        cut_torn_manifest(dir.path()).unwrap();
         let db = rocksdb::DB::open_default(dir.path()).unwrap();
         assert_eq!([db.get(b"first").unwrap().unwrap(), db.get(b"second").unwrap().unwrap()], [b"1", b"2"]);
     }
