@@ -3,7 +3,7 @@
 use super::dir::DirNode;
 use super::file::{failed, may_replace, with_temporary};
 use super::lookup::Name;
-use super::meta;
+use super::meta::{self, Place};
 use super::report::{Finding, Progress};
 use super::shared::Shared;
 use super::window::NodeJob;
@@ -96,15 +96,15 @@ pub(super) fn is_same(dir: &Dir, stat: &Stat, job: &NodeJob<'_>) -> io::Result<b
 
 fn finish(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>, name: &[u8], fresh: bool) {
     let plain = fresh && job.dir.state().is_some_and(|d| d.plain);
-    meta::finish_node(shared, dir, name, &job.head, &meta::Place { path: &|| job.path(), fresh }, plain);
+    meta::finish_node(shared, dir, name, &job.head, &Place { path: &|| job.path(), fresh }, plain);
 }
 
 /// A name in the target.
-pub(super) type Place<'s> = (Arc<DirNode<'s>>, Arc<[u8]>);
+pub(super) type Named<'s> = (Arc<DirNode<'s>>, Arc<[u8]>);
 
 /// A further name of a file whose first name was handled already.
 pub(super) struct LinkJob<'s> {
-    pub first: Place<'s>,
+    pub first: Named<'s>,
     pub dir: Arc<DirNode<'s>>,
     pub name: Name,
 }

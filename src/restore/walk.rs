@@ -6,7 +6,7 @@ use super::lookup::{Head, InoSet, Name, TreeReader};
 use super::report::Progress;
 use super::select::{Selection, Wanted};
 use super::shared::{Shared, Unwritten};
-use super::special::{LinkJob, Place, link};
+use super::special::{LinkJob, Named, link};
 use super::window::{Job, NodeJob, PartJob, Piece, Window};
 use super::{Mode, dry, meta};
 use crate::catalog::points::printable;
@@ -34,9 +34,9 @@ pub(super) struct Planner<'s, 'w> {
     firsts: HashMap<u64, First<'s>>,
     links: Vec<LinkJob<'s>>,
     /// Inodes whose flags must wait until they have all their names.
-    flagged: Vec<(Place<'s>, Head)>,
+    flagged: Vec<(Named<'s>, Head)>,
     /// Names that became the first of their inodes because those before could not.
-    instead: HashMap<u64, Place<'s>>,
+    instead: HashMap<u64, Named<'s>>,
     seen: InoSet,
 }
 

@@ -96,8 +96,8 @@ impl Held {
     /// Appends one line. What could be written of a line that did not fit is taken back, so that the next one is read; where
     /// that cannot be done either, the next one begins anew.
     fn write(&mut self, mark: &str, point: &PointId) -> Result<()> {
-        let context = |e| Error::io(format!("writing {}", self.path.display()), e);
-        let end = self.file.metadata().map_err(context)?.len();
+        let failed = |e, path: &Path| Error::io(format!("writing {}", path.display()), e);
+        let end = self.file.metadata().map_err(|e| failed(e, &self.path))?.len();
         let begin = if self.torn { "\n" } else { "" };
         let written = self.file.write_all(format!("{begin}{mark}{point}\n").as_bytes());
         if written.is_ok() {
@@ -105,7 +105,7 @@ impl Held {
         } else if self.file.set_len(end).is_err() {
             self.torn = true;
         }
-        written.map_err(|e| Error::io(format!("writing {}", self.path.display()), e))
+        written.map_err(|e| failed(e, &self.path))
     }
 }
 

@@ -1,6 +1,6 @@
-//! Whether what the index names is still there: packages that went missing or were cut, segments that were freed after an older
-//! index knew them, and segments that a reader or `check` found damaged. A writer takes no such chunk for present, so the next backup that meets its content stores it
-//! again, and every restore point that names it has it back (SPEC.md section 10).
+//! Whether what the index names is still there: packages that went missing or were cut, segments that were freed after an
+//! older index knew them, and segments that a reader or `check` found damaged. A writer takes no such chunk for present, so
+//! the next backup that meets its content stores it again, and every restore point that names it has it back (SPEC.md section 10).
 
 use super::index::{Index, Location};
 use super::package_store::PackageStore;

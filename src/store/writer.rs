@@ -315,8 +315,7 @@ impl Writer {
     /// # Errors
     /// When the medium fails: the point is then not there, and what it shares with others is unharmed.
     pub fn seal(&self, point: &PointRecord) -> Result<()> {
-        // Content before the nodes and the record that name it.
-        self.seal_with_states(point, &[])
+        self.publish(std::slice::from_ref(point), &[])
     }
 
     /// As [`Writer::seal`], for several points at once. Killed in between, some may be visible: each of them is whole.
@@ -324,15 +323,21 @@ impl Writer {
     /// # Errors
     /// As [`Writer::seal`].
     pub fn seal_all(&self, points: &[PointRecord]) -> Result<()> {
+        self.publish(points, &[])
+    }
+
+    /// Content, then the nodes that name it, then the records that name them: each is durable before the next is written.
+    fn publish(&self, points: &[PointRecord], states: &[PointState]) -> Result<()> {
         self.drain()?;
         let data = lock(&self.shared.data).take();
         data.map(|open| self.shared.seal_package(open)).transpose()?;
         self.sync_nodes()?;
         points.iter().try_for_each(|point| self.append_record(point))?;
+        self.append_states(states)?;
         self.finish()
     }
 
-    /// Tree nodes are durable before a record names them: of bytes that were not synced, the later may arrive and the earlier not.
+    /// Of bytes that were not synced, the later may arrive and the earlier not.
     fn sync_nodes(&self) -> Result<()> {
         match lock(&self.shared.meta).as_ref() {
             Some(open) if !open.unindexed.is_empty() => self.shared.sync(open),
@@ -369,13 +374,7 @@ impl Writer {
     /// # Errors
     /// As [`Writer::seal`].
     pub fn seal_with_states(&self, point: &PointRecord, states: &[PointState]) -> Result<()> {
-        self.drain()?;
-        let data = lock(&self.shared.data).take();
-        data.map(|open| self.shared.seal_package(open)).transpose()?;
-        self.sync_nodes()?;
-        self.append_record(point)?;
-        self.append_states(states)?;
-        self.finish()
+        self.publish(std::slice::from_ref(point), states)
     }
 
     /// Ends as a process killed between the record and the catalogue would.
