@@ -2,7 +2,7 @@
 //! which file or chunk, what it means for the data, and what to do next.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 
 /// Result of everything fallible here.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -164,6 +164,17 @@ impl From<repo_format::FormatError> for Error {
         };
         Self::new(kind, error.to_string())
     }
+}
+
+/// Tells people on standard error. Whoever does not listen there misses it, and no work ends for that.
+pub fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// As `eprintln!`, which panics where nobody listens.
+#[macro_export]
+macro_rules! tell {
+    ($($arg:tt)*) => { $crate::error::tell(&(format!($($arg)*) + "\n")) };
 }
 
 #[cfg(test)]

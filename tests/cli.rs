@@ -412,6 +412,19 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
+fn who_does_not_listen_misses_what_is_said_and_nothing_else() {
+    let b = Bench::backed_up();
+    let (listener, speaker) = std::io::pipe().unwrap();
+    drop(listener);
+    // A file of the kernel's is left out, which is said.
+    let source = b.source("");
+    let mut backup = b.command(&["backup", "-q", "/proc/version", &source]);
+    let ended = backup.stdout(Stdio::null()).stderr(speaker).status().unwrap();
+    assert_eq!(ended.code(), Some(3));
+    assert_eq!(json_lines(&b.run(&["snapshots", "--json"]).out).len(), 2);
+}
+
+#[test]
 fn quiet_is_quiet() {
     let b = Bench::new();
     for args in [["-q", "init"].as_slice(), &["backup", "source", "-q"], &["restore", "latest", "-t", "out", "--quiet"]]

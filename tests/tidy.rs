@@ -39,7 +39,7 @@ const LONGER: [(&str, &str); 0] = [];
 const PANICS: [&str; 6] = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "dbg!("];
 
 /// Macros that panic when nobody reads the output any more.
-const PRINTS: [&str; 2] = ["print", "println"];
+const PRINTS: [&str; 4] = ["print", "println", "eprint", "eprintln"];
 
 /// Files of the library that are there for tests and benchmarks alone.
 const FIXTURES: [&str; 1] = ["src/view/memory.rs"];
@@ -230,7 +230,9 @@ fn panics(source: &Source) -> Vec<String> {
 fn printing(source: &Source) -> Vec<String> {
     let code = source.production();
     let calls = PRINTS.iter().flat_map(|name| words(&code, name).filter(|at| code[at + name.len()..].starts_with('!')));
-    calls.map(|at| source.complaint(&code, at, "a closed pipe is a panic here; print by cli::out or say!")).collect()
+    calls
+        .map(|at| source.complaint(&code, at, "a closed pipe is a panic here; print by cli::out, say! or tell!"))
+        .collect()
 }
 
 fn opening(source: &Source) -> Vec<String> {
@@ -429,7 +431,8 @@ fn a_panic_is_caught() {
 #[test]
 fn a_print_is_caught() {
     refuses(printing, "tools/src/stats/mod.rs", "fn f() { println!(\"{}\", 1) }\n");
-    takes(printing, "tools/src/stats/mod.rs", "fn f() { say!(\"{}\", 1); eprintln!(); print_sheet() }\n");
+    takes(printing, "tools/src/stats/mod.rs", "fn f() { say!(\"{}\", 1); relict::tell!(\"\"); print_sheet() }\n");
+    refuses(printing, "src/cli/backup.rs", "fn f() { eprintln!(\"{}\", 1) }\n");
 }
 
 #[test]

@@ -126,7 +126,7 @@ pub fn run(context: &Context, args: BackupArgs) -> Result<Outcome> {
     let done = backup(&writer, &options, &*progress, &context.stop);
     drop(reporter);
     if let Some(error) = held.and_then(|held| held.remove().err()) {
-        eprintln!("relict: {error}");
+        crate::tell!("relict: {error}");
     }
     let done = done?;
     // Closing writes the database out: that belongs to the time it took.
@@ -140,7 +140,9 @@ pub fn run(context: &Context, args: BackupArgs) -> Result<Outcome> {
             summary.show(options.parent.as_ref())?;
         }
         let (errors, warnings) = (done.report.errors, done.report.warnings);
-        left_out(&done.report.findings, errors, warnings, context.verbose).iter().for_each(|line| eprintln!("{line}"));
+        left_out(&done.report.findings, errors, warnings, context.verbose)
+            .iter()
+            .for_each(|line| crate::tell!("{line}"));
     }
     Ok(if done.report.errors == 0 { Outcome::Complete } else { Outcome::Partial })
 }

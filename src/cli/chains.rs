@@ -27,14 +27,14 @@ pub fn readable(repo: &Repository) -> Result<(Points, usize)> {
     for (id, record) in &all {
         if let Err(error) = record {
             unreadable += 1;
-            eprintln!(
+            crate::tell!(
                 "relict: restore point {id} is not shown, its record cannot be read: {}",
                 escape_lines(&error.to_string())
             );
         }
     }
     if unreadable > 0 {
-        eprintln!(
+        crate::tell!(
             "relict: {} there and cannot be read; 'relict-maint check' says why, and 'relict-maint repair' what can be done",
             if unreadable == 1 { "1 restore point is".to_owned() } else { format!("{unreadable} restore points are") }
         );

@@ -73,7 +73,7 @@ impl Context {
                 Err(e)
                     if e.kind() == ErrorKind::WrongPassword && self.password.can_ask_again() && attempt < ATTEMPTS =>
                 {
-                    eprintln!("this password does not open the repository");
+                    crate::tell!("this password does not open the repository");
                     attempt += 1;
                 }
                 other => return other,

@@ -112,13 +112,13 @@ fn background_log(args: &MountArgs) -> Result<Option<PathBuf>> {
     match opened {
         Some(Ok(path)) => Ok(Some(path)),
         Some(Err(error)) => {
-            eprintln!(
+            crate::tell!(
                 "relict: what cannot be read in the mount will be told nowhere, for there is no log (--log FILE names one): {error}"
             );
             Ok(None)
         }
         None => {
-            eprintln!(
+            crate::tell!(
                 "relict: what cannot be read in the mount will be told nowhere: neither HOME nor --log FILE names a place for a log"
             );
             Ok(None)
@@ -163,7 +163,7 @@ fn serve(
     let repo = context.repository(cache_bytes)?;
     // Pinned before the list is read; see store::pins.
     if let Err(e) = repo.pin() {
-        eprintln!("relict: this mount does not keep 'relict-maint prune' from removing what it shows: {e}");
+        crate::tell!("relict: this mount does not keep 'relict-maint prune' from removing what it shows: {e}");
     }
     repo.refresh()?;
     let only = args.only.as_ref().map(|only| Only::parse(only.as_bytes())).transpose()?;
@@ -205,7 +205,7 @@ fn start(context: &Context, args: &MountArgs, mountpoint: &Path, log: Option<&Pa
         let status = child.wait().map_err(|e| Error::io("waiting for the mount", e))?;
         let wrong_password = status.code() == Some(i32::from(ErrorKind::WrongPassword.exit_code()));
         if wrong_password && context.password.can_ask_again() && attempt < ATTEMPTS {
-            eprintln!("this password does not open the repository");
+            crate::tell!("this password does not open the repository");
             continue;
         }
         if words.is_empty() {

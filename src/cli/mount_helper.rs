@@ -66,7 +66,7 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
         None => Ok(0),
     });
     Some(ExitCode::from(done.unwrap_or_else(|error| {
-        eprint!("{}", exit::error_text(&error));
+        crate::error::tell(&exit::error_text(&error));
         if error.kind() == ErrorKind::Usage { USAGE } else { FAILED }
     })))
 }

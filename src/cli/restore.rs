@@ -103,7 +103,7 @@ fn keep(context: &Context, repo: &Repository, point: &PointRecord) -> Result<()>
         }
         Err(error) => {
             if context.verbose {
-                eprintln!("relict: nothing keeps a prune from removing the point meanwhile: {error}");
+                crate::tell!("relict: nothing keeps a prune from removing the point meanwhile: {error}");
             }
             Ok(())
         }
@@ -189,7 +189,7 @@ fn show_report(
         report.notes.iter().try_for_each(|note| out.line(&format!("note: {}", escape(note.as_bytes()))))?;
     }
     out.finish()?;
-    findings(report).iter().for_each(|line| eprintln!("{line}"));
+    findings(report).iter().for_each(|line| crate::tell!("{line}"));
     Ok(())
 }
 

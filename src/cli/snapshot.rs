@@ -42,7 +42,7 @@ pub fn btrfs(context: &Context, options: &BackupOptions) -> Result<Outcome> {
         let volume = Subvolume::open(path, &writer.repository().header().repo.to_string())?;
         let taken = backup(writer, &volume, &stream, progress, &context.stop)?;
         for warning in &taken.warnings {
-            eprintln!("relict: {warning}; the next run tries again");
+            crate::tell!("relict: {warning}; the next run tries again");
         }
         Ok(taken.outcomes)
     })

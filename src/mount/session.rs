@@ -65,7 +65,7 @@ impl Default for MountOptions {
             wait_limit: WAIT_LIMIT,
             counts: Arc::default(),
             only: None,
-            report: Arc::new(|damage| eprintln!("relict: {}", printable(damage.to_string().as_bytes()))),
+            report: Arc::new(|damage| crate::tell!("relict: {}", printable(damage.to_string().as_bytes()))),
         }
     }
 }

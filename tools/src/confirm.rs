@@ -24,7 +24,7 @@ pub fn confirmed(context: &Context, yes: bool, question: &str) -> Result<bool> {
         return Err(Error::new(ErrorKind::Usage, "nobody can be asked whether to do this, and --yes was not given")
             .advise("nothing was changed; add --yes in scripts, or --dry-run to see the plan"));
     }
-    crate::say::told(&format!("{question} [y/N] "));
+    relict::error::tell(&format!("{question} [y/N] "));
     if matches!(answer(context)?.trim(), "y" | "Y" | "yes" | "Yes") {
         return Ok(true);
     }
@@ -45,7 +45,7 @@ fn answer(context: &Context) -> Result<String> {
             Ok(line) => return line.map_err(|e| Error::io("reading the answer", e)),
             Err(RecvTimeoutError::Disconnected) => return Ok(String::new()),
             Err(RecvTimeoutError::Timeout) if context.stop.load(Ordering::Relaxed) => {
-                tell!("");
+                relict::tell!("");
                 return Err(Error::new(ErrorKind::Interrupted, "stopped at the question; nothing was changed"));
             }
             Err(RecvTimeoutError::Timeout) => {}

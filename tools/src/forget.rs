@@ -221,7 +221,7 @@ fn leave_future(context: &Context, decisions: &mut Vec<Vec<Decision>>, all: Vec<
                 json!({"message_type": "left_alone", "host": host, "source": source, "point": point_json(point), "what": what})
             );
         } else {
-            tell!("{what}");
+            relict::tell!("{what}");
         }
         false
     });

@@ -85,7 +85,7 @@ impl Exclusive {
                 _ => return Err(e),
             }
             if !std::mem::replace(&mut told, true) {
-                tell!("waiting: {e}");
+                relict::tell!("waiting: {e}");
             }
             if context.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(ErrorKind::Interrupted, "stopped while waiting; nothing was changed"));
@@ -168,7 +168,7 @@ pub fn clock(context: &Context, repository: &Repository) -> Result<Clock> {
         if context.json {
             say!("{}", json!({"message_type": "clock", "what": doubt}));
         } else {
-            tell!("{doubt}");
+            relict::tell!("{doubt}");
         }
     }
     Ok(clock)

@@ -14,11 +14,6 @@ macro_rules! say {
     ($($arg:tt)*) => { $crate::say::text(&(format!($($arg)*) + "\n")) };
 }
 
-/// As [`say`], to standard error.
-macro_rules! tell {
-    ($($arg:tt)*) => { $crate::say::told(&(format!($($arg)*) + "\n")) };
-}
-
 fn failed() -> MutexGuard<'static, Option<Error>> {
     FAILED.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -30,12 +25,6 @@ pub fn text(text: &str) {
         let mut out = Out::new();
         *failed = out.bytes(text.as_bytes()).and_then(|()| out.finish()).err();
     }
-}
-
-/// Prints to standard error; who does not listen there misses it.
-pub fn told(text: &str) {
-    use std::io::Write as _;
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// What a command comes to: its own error, else that of standard output.

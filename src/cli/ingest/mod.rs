@@ -178,7 +178,7 @@ fn show(context: &Context, outcome: &Ingested, started: Instant) -> Result<()> {
         show_point(point, started)?;
     }
     let lines = left_out(report, context.verbose);
-    lines.iter().for_each(|line| eprintln!("{line}"));
+    lines.iter().for_each(|line| crate::tell!("{line}"));
     Ok(())
 }
 

@@ -95,7 +95,7 @@ fn settled(repository: &Repository, request: Request, totals: &Arc<Totals>, stop
     if report.count(Severity::Problem) == 0 || !changed || stop.load(Ordering::Relaxed) {
         return Ok(report);
     }
-    tell!(
+    relict::tell!(
         "relict-maint: the repository was changed while it was checked, and something is wrong in it: checking again"
     );
     followed?;
