@@ -158,36 +158,86 @@ fn a_failure_removes_the_new_snapshot_and_keeps_the_old_one() {
     assert_eq!(made(&rig, &lab.source())["notes"].as_array().unwrap().len(), 0);
 }
 
+/// A `btrfs` that notes what it was called for, and kills its caller when it is called the `$DIE_AT`th time: before it
+/// does it, after it has done it, or in the middle of the stream.
+const DEADLY: &str = r#"#!/bin/sh
+echo "$1 $2" >> "$CALLS"
+PATH="$REAL"
+[ "$(wc -l < "$CALLS")" = "${DIE_AT:-0}" ] || exec btrfs "$@"
+case $DIE_WHEN in
+before) kill -9 $PPID ;;
+after) btrfs "$@"; kill -9 $PPID ;;
+within) btrfs "$@" | head -c 1000000; kill -9 $PPID ;;
+esac
+"#;
+
+/// Kills in `make test`; all there are with RELICT_SURVIVE.
+const KILLS: usize = 8;
+
 #[test]
-fn killed_at_any_moment_the_next_run_cleans_up_and_goes_on() {
+fn killed_at_any_step_the_next_run_cleans_up_and_goes_on() {
     let Some(lab) = Lab::new("zstd") else { return };
     let mut random = Random::from_env();
     let rig = Rig::new();
     rig.mount();
     lab.work(&mut random, 60);
-    let begun = Instant::now();
     made(&rig, &lab.source());
-    let whole = begun.elapsed();
+    let (bin, calls, steps) = (rig.path("bin"), rig.path("calls"), rig.path("steps"));
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("btrfs"), DEADLY).unwrap();
+    std::fs::set_permissions(bin.join("btrfs"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    // A backup of changes, with faults: whether it ended by itself.
+    let ended = |random: &mut Random, faults: &[(&str, String)]| {
+        std::fs::write(lab.source().join("large"), random.bytes(4 << 20)).unwrap();
+        lab.work(random, 10);
+        let _ = std::fs::remove_file(&calls);
+        let mut command =
+            rig.command("relict", &["-q", "backup", "--snapshot", "btrfs", lab.source().to_str().unwrap()]);
+        command.env("CALLS", &calls).env("REAL", &path).env("PATH", format!("{}:{path}", bin.display()));
+        command.env("LD_PRELOAD", crate::shim::library()).env("FAULTS_ROOT", rig.path("repo").canonicalize().unwrap());
+        let status = command.envs(faults.iter().map(|(name, value)| (name, value))).stderr(Stdio::null()).status();
+        status.unwrap().code().is_some()
+    };
+    assert!(ended(&mut random, &[("FAULTS_COUNT", steps.display().to_string())]));
+    let steps = std::fs::read_to_string(&steps).unwrap().lines().count();
+    let called = std::fs::read_to_string(&calls).unwrap();
+    println!("{steps} steps in the repository; btrfs was called for:\n{called}");
+    let at_calls = called.lines().enumerate().flat_map(|(at, call)| {
+        let within = call.starts_with("send").then_some("within");
+        let faults = move |when: &str| vec![("DIE_AT", (at + 1).to_string()), ("DIE_WHEN", when.to_owned())];
+        ["before", "after"].into_iter().chain(within).map(faults)
+    });
+    let mut jobs: Vec<Vec<(&str, String)>> = at_calls.collect();
+    let kills = jobs.len();
+    assert!(kills > 6 && steps > 20, "{kills} of btrfs, {steps} of the repository");
+    jobs.extend((1..=steps).map(|step| vec![("FAULTS_KILL", step.to_string())]));
+    for at in (1..jobs.len()).rev() {
+        jobs.swap(at, random.below(at as u64 + 1) as usize);
+    }
+    if std::env::var_os("RELICT_SURVIVE").is_none() {
+        // Every call of btrfs has what no other has.
+        jobs.sort_by_key(|job| job[0].0 != "DIE_AT");
+        jobs.truncate(kills + KILLS);
+    }
+    let all = jobs.len();
     let (mut died, mut left) = (0, 0);
-    for round in 0..16_u64 {
-        std::fs::write(lab.source().join("large"), random.bytes(24 << 20)).unwrap();
-        lab.work(&mut random, 10);
-        let source = lab.source();
-        let mut child = rig.command("relict", &["-q", "backup", "--snapshot", "btrfs", source.to_str().unwrap()]);
-        let mut child = child.stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep((whole + Duration::from_millis(400)).mul_f64(random.below(1000) as f64 / 1000.0));
-        child.kill().unwrap();
-        died += u32::from(child.wait().unwrap().code().is_none());
-        left += u32::from(kept(&lab).len() > 1);
-        if round % 4 == 3 {
+    for (number, faults) in jobs.iter().enumerate() {
+        let ended = ended(&mut random, faults);
+        died += usize::from(!ended);
+        left += usize::from(kept(&lab).len() > 1);
+        assert!(!ended || faults[0].0 == "FAULTS_KILL", "{faults:?} killed nobody");
+        // Some are killed again before one ends.
+        if random.below(2) == 0 || number + 1 == all {
             let point = made(&rig, &lab.source());
-            assert!(!notes(&point).contains("sent completely"), "the snapshot before was lost: {point}");
-            assert_eq!(kept(&lab).len(), 1, "{:?}", kept(&lab));
+            assert!(!notes(&point).contains("sent completely"), "{faults:?}: the snapshot before was lost: {point}");
+            assert_eq!(kept(&lab).len(), 1, "{faults:?}: {:?}", kept(&lab));
             same(&rig, &id(&point), &kept(&lab)[0]);
         }
     }
-    println!("{died} of 16 died, {left} of them left a snapshot more");
-    assert!(died > 3, "the kills came too late");
+    println!("{died} of {all} died, {left} of them left a snapshot more");
+    // The number of steps is not the same each time: the last ones may not come.
+    assert!(died * 10 >= all * 8 && left > 0, "{died} of {all} died, {left} left a snapshot more");
     rig.maint(&["check", "--read-data"]);
     rig.umount();
 }
