@@ -4,11 +4,12 @@
 use super::files::FileStore;
 use super::lease::Lease;
 use super::package_store::PackageStore;
+use super::scratch::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, JournalRecord, PackageId, PackageKind, PointId};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Column families, in the order of SPEC.md section 9.
 pub const COLUMN_FAMILIES: [&str; 8] = ["chunks", "packages", "points", "sources", "pins", "journal", "health", "meta"];
@@ -111,8 +112,8 @@ pub(super) const REBUILD: &str = "the packages are not affected; 'relict-maint r
 /// The open database, as the one writer or as a reader that follows it.
 pub struct Index {
     db: DB,
-    /// A reader's private directory, removed with it.
-    scratch: Option<PathBuf>,
+    /// A reader's private directory; after the database, which writes there to its end.
+    scratch: Option<Scratch>,
     /// A reader that follows nobody: see [`Index::open_at_rest`].
     at_rest: bool,
 }
@@ -183,37 +184,45 @@ impl Index {
 
     /// The database as it lies there, its log up to where it breaks off.
     pub(super) fn open_at_rest(path: &Path, with_blobs: bool) -> Result<Self> {
-        let scratch = make_scratch()?;
+        let scratch = Scratch::make()?;
         let mut options = database_options();
-        options.set_db_log_dir(&scratch);
-        match DB::open_cf_descriptors_read_only(&options, path, descriptors(with_blobs), false) {
-            Ok(db) => {
-                let index = Self { db, scratch: Some(scratch), at_rest: true };
-                index.refuse_rotten_log(path, with_blobs)?;
-                Ok(index)
-            }
-            Err(e) => {
-                let _ = std::fs::remove_dir_all(&scratch);
-                Err(unusable(path, &e))
-            }
-        }
+        options.set_db_log_dir(scratch.path());
+        let packages = || match path.parent().filter(|_| !with_blobs) {
+            Some(repo) => FileStore::new(repo.join("packages")).list(),
+            None => Ok(Vec::new()),
+        };
+        let before = packages()?;
+        let opened = DB::open_cf_descriptors_read_only(&options, path, descriptors(with_blobs), false);
+        let index = Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: Some(scratch), at_rest: true };
+        index.refuse_rotten_log(path, &before, packages)?;
+        Ok(index)
     }
 
     /// A log breaks off where a crash has torn it, or where it rots. No package is made before the index knows it durably: so a
-    /// package that it does not know was in a part that rotted, and with it restore points that were acknowledged.
-    fn refuse_rotten_log(&self, path: &Path, with_blobs: bool) -> Result<()> {
-        let Some(repo) = path.parent().filter(|_| !with_blobs) else { return Ok(()) };
+    /// package that was there `before` the index was opened and that it does not know was in a part that rotted, and with it
+    /// restore points that were acknowledged; unless a writer beside us has removed it meanwhile, and it is not there `now`.
+    fn refuse_rotten_log(
+        &self,
+        path: &Path,
+        before: &[PackageId],
+        now: impl Fn() -> Result<Vec<PackageId>>,
+    ) -> Result<()> {
         let mut known: HashSet<PackageId> = self.packages()?.into_iter().map(|info| info.id).collect();
         known.extend(self.freeing()?.into_iter().map(|(_, id)| id));
-        let packages = FileStore::new(repo.join("packages")).list()?;
-        let unknown = packages.iter().filter(|id| !known.contains(id)).count();
-        if unknown == 0 {
+        let mut unknown: HashSet<&PackageId> = before.iter().filter(|id| !known.contains(id)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let now: HashSet<PackageId> = now()?.into_iter().collect();
+        unknown.retain(|id| now.contains(id));
+        if unknown.is_empty() {
             return Ok(());
         }
         let what = format!(
-            "the index {} is damaged: a part of its log is lost, and with it the entries of {unknown} of the {} packages",
+            "the index {} is damaged: a part of its log is lost, and with it the entries of {} of the {} packages",
             path.display(),
-            packages.len()
+            unknown.len(),
+            now.len()
         );
         Err(Error::damaged(what).advise(REBUILD))
     }
@@ -223,19 +232,14 @@ impl Index {
             return Err(Error::damaged(format!("the index {} is missing", path.display())).advise(REBUILD));
         }
         super::logs::refuse_unreadable(path)?;
-        let scratch = make_scratch()?;
+        let scratch = Scratch::make()?;
         let options = database_options();
         let mut attempt = 0;
         loop {
-            let path = path.to_path_buf();
-            let opened =
-                DB::open_cf_descriptors_as_secondary(&options, path.clone(), scratch.clone(), descriptors(with_blobs));
+            let opened = DB::open_cf_descriptors_as_secondary(&options, path, scratch.path(), descriptors(with_blobs));
             match opened {
                 Ok(db) => return Ok(Self { db, scratch: Some(scratch), at_rest: false }),
-                Err(e) if attempt >= OPEN_ATTEMPTS => {
-                    let _ = std::fs::remove_dir_all(&scratch);
-                    return Err(unusable(&path, &e));
-                }
+                Err(e) if attempt >= OPEN_ATTEMPTS => return Err(unusable(path, &e)),
                 Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
             }
             attempt += 1;
@@ -483,19 +487,10 @@ impl Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        if let Some(scratch) = &self.scratch {
+        if self.scratch.is_some() {
             self.db.cancel_all_background_work(true);
-            let _ = std::fs::remove_dir_all(scratch);
         }
     }
-}
-
-fn make_scratch() -> Result<PathBuf> {
-    let name: [u8; 8] = super::keys::random()?;
-    let path = std::env::temp_dir().join(format!("relict-reader-{:016x}", u64::from_le_bytes(name)));
-    let make = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path);
-    make.map_err(|e| Error::io(format!("making the temporary directory {}", path.display()), e))?;
-    Ok(path)
 }
 
 /// All of them, where the process may have many; RocksDB itself wants 20 at least.

@@ -25,6 +25,7 @@ mod repository;
 pub mod reserve;
 mod rocks;
 mod scan;
+mod scratch;
 mod segment;
 mod slots;
 mod states;
