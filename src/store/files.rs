@@ -89,9 +89,7 @@ impl PackageStore for FileStore {
     fn create(&self, id: &PackageId) -> Result<()> {
         let path = self.path(id);
         let dir = path.parent().unwrap_or(&self.root);
-        // Also where it is there: whoever made it may have been killed before this sync, which costs nothing otherwise.
         fs::create_dir_all(dir).map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
-        sync_dir(&self.root)?;
         let file = OpenOptions::new().append(true).read(true).create_new(true).open(&path);
         let file = file.map_err(|e| Error::io(format!("creating package {}", path.display()), e))?;
         self.writing.lock().unwrap_or_else(|e| e.into_inner()).push((*id, Arc::new(file)));
@@ -125,7 +123,9 @@ impl PackageStore for FileStore {
         let path = self.path(id);
         let context = |e| Error::io(format!("making package {} durable", path.display()), e);
         self.writer(id)?.sync_data().map_err(context)?;
-        sync_dir(path.parent().unwrap_or(&self.root))
+        sync_dir(path.parent().unwrap_or(&self.root))?;
+        // Always: whoever made that directory may have been killed before. It costs nothing otherwise.
+        sync_dir(&self.root)
     }
 
     fn seal(&self, id: &PackageId) -> Result<()> {

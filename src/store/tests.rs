@@ -631,7 +631,82 @@ fn packages_are_sealed_at_their_size_while_others_write() {
     });
     w.checkpoint().unwrap();
     let packages = w.repository().index().packages().unwrap();
-    assert_eq!(packages.len(), 3);
+    // Two full ones, one that is written to, and the next.
+    assert_eq!(packages.len(), 4);
     assert_eq!(packages.iter().filter(|p| p.sealed).count(), 2);
-    assert_eq!(w.stats().new_data_chunks, 150);
+    assert_eq!((w.stats().data_packages, w.stats().new_data_chunks), (3, 150));
+}
+
+/// Numbers of the packages that are not sealed, and whether there is a file.
+fn open_packages(w: &Writer) -> Vec<(u32, bool)> {
+    let packages = w.repository().index().packages().unwrap().into_iter().filter(|p| !p.sealed);
+    packages.map(|p| (p.number, w.repository().packages().len(&p.id).is_ok())).collect()
+}
+
+#[test]
+fn the_next_package_is_entered_before_it_is_needed_and_given_up_when_it_is_not() {
+    for end in ["finish", "seal", "kill", "end with a full package"] {
+        let dir = new_repo(&cheap());
+        let w = writer(dir.path());
+        w.compress_by(super::Compression::Off);
+        store(&w, &content(1, 300_000));
+        w.checkpoint().unwrap();
+        assert_eq!(open_packages(&w), [(0, true)], "a small backup does not need two");
+        let ids: Vec<ChunkId> = (2..6).map(|seed| store(&w, &content(seed, 300_000))).collect();
+        w.checkpoint().unwrap();
+        assert_eq!(open_packages(&w), [(0, true), (1, false)]);
+        assert_eq!(reader(dir.path()).index().packages().unwrap().len(), 2);
+        let w = match end {
+            "finish" => {
+                w.finish().unwrap();
+                w
+            }
+            "seal" => {
+                w.seal(&point(&w, 9, ids[0])).unwrap();
+                w
+            }
+            "kill" => {
+                w.abandon();
+                writer(dir.path())
+            }
+            _ => {
+                // Where the last segment fills the package, there is none to be sealed.
+                let mut seed = 6;
+                while w.stats().stored_bytes < super::PACKAGE_BYTES {
+                    store(&w, &content(seed, 4 << 20));
+                    seed += 1;
+                }
+                w.checkpoint().unwrap();
+                assert_eq!((open_packages(&w), w.stats().data_packages), (vec![(1, false)], 1));
+                w.finish().unwrap();
+                w
+            }
+        };
+        assert_eq!((open_packages(&w), w.repository().index().journal().unwrap()), (vec![], vec![]), "{end}");
+        let numbers: Vec<u32> = w.repository().index().packages().unwrap().iter().map(|p| p.number).collect();
+        assert_eq!(numbers, if end == "seal" { vec![0, 2] } else { vec![0] }, "{end}");
+        store(&w, &content(1000, 3000));
+        w.finish().unwrap();
+        let last = w.repository().index().packages().unwrap().iter().map(|p| p.number).max().unwrap();
+        assert!(last > 1, "{end}: a number was given out again");
+        for id in &ids {
+            assert!(w.repository().chunk(id).is_ok(), "{end}");
+        }
+        assert_eq!(w.repository().packages().list().unwrap().len(), numbers.len() + 1, "{end}");
+    }
+}
+
+#[test]
+fn a_full_package_is_followed_by_the_one_that_was_entered() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    w.compress_by(super::Compression::Off);
+    let ids: Vec<ChunkId> = (0..18).map(|seed| store(&w, &content(seed, 4 << 20))).collect();
+    w.checkpoint().unwrap();
+    assert_eq!((w.stats().data_packages, open_packages(&w)), (2, vec![(1, true), (2, false)]));
+    w.finish().unwrap();
+    assert_eq!(open_packages(&w), []);
+    for (seed, id) in ids.iter().enumerate() {
+        assert_eq!(&*w.repository().chunk(id).unwrap(), &content(seed as u32, 4 << 20)[..]);
+    }
 }

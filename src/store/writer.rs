@@ -20,7 +20,7 @@ use repo_format::{
 };
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -30,6 +30,9 @@ pub const PACKAGE_BYTES: u64 = 64 << 20;
 pub const PACKAGE_CHUNKS: usize = 1 << 17;
 /// Tree nodes are collected up to this many bytes before they become a segment.
 const NODE_SEGMENT_BYTES: usize = 256 << 10;
+/// From so many bytes of a data package on, the next one is entered in the journal: the sync that this takes, beside those of
+/// the content, is over before the package is full, and nobody waits for it.
+const RESERVE_FROM: u64 = 1 << 20;
 /// Full packages that may wait for the disk; a writer faster than the disk waits here.
 const SYNC_QUEUE: usize = 2;
 
@@ -81,6 +84,10 @@ struct Shared {
     pending: Mutex<HashSet<ChunkId>>,
     data: Mutex<Option<OpenPackage>>,
     meta: Mutex<Option<OpenPackage>>,
+    /// The next data package: durably in the journal, and nothing of it on the disk. Locked while it is entered.
+    reserved: Mutex<Option<PackageInfo>>,
+    /// Whether it was asked for.
+    reserving: AtomicBool,
     next_package: AtomicU32,
     /// [`Compression::number`].
     compression: AtomicU8,
@@ -115,6 +122,7 @@ enum Listed {
 
 enum Job {
     Seal(Box<OpenPackage>),
+    Reserve,
     Barrier(Sender<()>),
 }
 
@@ -153,6 +161,8 @@ impl Writer {
             pending: Mutex::default(),
             data: Mutex::default(),
             meta: Mutex::default(),
+            reserved: Mutex::default(),
+            reserving: AtomicBool::new(false),
             next_package: AtomicU32::new(next),
             compression: AtomicU8::new(Compression::default().number()),
             present,
@@ -266,11 +276,19 @@ impl Writer {
         if kind == SegmentKind::Data {
             counters.new_data_chunks.fetch_add(chunks.len() as u64, Ordering::Relaxed);
         }
-        let full = self.shared.append(kind, packed, listed)?;
-        if let (Some(full), Some((sender, _))) = (full, &self.syncer) {
-            sender.send(Job::Seal(Box::new(full))).map_err(|_| self.shared.gone())?;
+        let job = self.shared.append(kind, packed, listed)?;
+        let Some((sender, _)) = &self.syncer else { return Ok(()) };
+        match job {
+            None => Ok(()),
+            Some(Job::Reserve) => {
+                if sender.try_send(Job::Reserve).is_err() {
+                    // The syncer is busy; asked again with the next segment.
+                    self.shared.reserving.store(false, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            Some(job) => sender.send(job).map_err(|_| self.shared.gone()),
         }
-        Ok(())
     }
 
     /// Makes everything stored so far durable and findable.
@@ -303,11 +321,9 @@ impl Writer {
     /// When the medium fails.
     pub fn finish(&self) -> Result<()> {
         self.drain()?;
-        for slot in [&self.shared.data, &self.shared.meta] {
-            let open = lock(slot).take();
-            open.map(|open| self.shared.seal_package(open)).transpose()?;
-        }
-        Ok(())
+        self.shared.seal_data()?;
+        let meta = lock(&self.shared.meta).take();
+        meta.map_or(Ok(()), |open| self.shared.seal_package(open, None))
     }
 
     /// Makes a restore point visible: everything it needs first, then its record with the catalogue entry.
@@ -329,8 +345,7 @@ impl Writer {
     /// Content, then the nodes that name it, then the records that name them: each is durable before the next is written.
     fn publish(&self, points: &[PointRecord], states: &[PointState]) -> Result<()> {
         self.drain()?;
-        let data = lock(&self.shared.data).take();
-        data.map(|open| self.shared.seal_package(open)).transpose()?;
+        self.shared.seal_data()?;
         self.sync_nodes()?;
         points.iter().try_for_each(|point| self.append_record(point))?;
         self.append_states(states)?;
@@ -475,8 +490,8 @@ impl Shared {
         error
     }
 
-    /// Appends a segment; returns the package when that filled it.
-    fn append(&self, kind: SegmentKind, packed: Packed, listed: Listed) -> Result<Option<OpenPackage>> {
+    /// Appends a segment; returns what the syncer is to do now.
+    fn append(&self, kind: SegmentKind, packed: Packed, listed: Listed) -> Result<Option<Job>> {
         let (slot, kind) = match kind {
             SegmentKind::Data => (&self.data, PackageKind::Data),
             SegmentKind::Node | SegmentKind::Point | SegmentKind::State => (&self.meta, PackageKind::Meta),
@@ -495,19 +510,42 @@ impl Shared {
             Listed::Point(point) => open.points.extend(record.map(|record| (point, record))),
             Listed::State(state) => open.states.push(state),
         }
-        let full = open.offset >= PACKAGE_BYTES || open.chunks >= PACKAGE_CHUNKS;
-        Ok(if full { slot.take() } else { None })
+        if open.offset >= PACKAGE_BYTES || open.chunks >= PACKAGE_CHUNKS {
+            return Ok(slot.take().map(|full| Job::Seal(Box::new(full))));
+        }
+        let begun = kind == PackageKind::Data && open.offset >= RESERVE_FROM;
+        Ok((begun && !self.reserving.swap(true, Ordering::Relaxed)).then_some(Job::Reserve))
     }
 
-    fn begin(&self, kind: PackageKind) -> Result<OpenPackage> {
+    /// Enters a package in the journal. That is durable before the first byte of it, so no package can be overlooked.
+    fn enter(&self, kind: PackageKind) -> Result<PackageInfo> {
         let id = PackageId(random()?);
         let number = self.next_package.fetch_add(1, Ordering::SeqCst);
         let info = PackageInfo { number, id, kind, sealed: false, bytes: PACKAGE_HEADER_BYTES as u64 };
-        // The journal entry is durable before the first byte, so no package can be overlooked.
         let mut batch = IndexBatch::default();
         self.index.add_package(&mut batch, &info)?;
         self.index.add_journal(&mut batch, &info)?;
         self.index.commit(batch)?;
+        Ok(info)
+    }
+
+    fn reserve(&self) -> Result<()> {
+        let mut reserved = lock(&self.reserved);
+        if reserved.is_none() {
+            *reserved = Some(self.enter(PackageKind::Data)?);
+        }
+        Ok(())
+    }
+
+    fn begin(&self, kind: PackageKind) -> Result<OpenPackage> {
+        let reserved = if kind == PackageKind::Data {
+            self.reserving.store(false, Ordering::Relaxed);
+            lock(&self.reserved).take()
+        } else {
+            None
+        };
+        let info = reserved.map_or_else(|| self.enter(kind), Ok)?;
+        let id = info.id;
         self.packages.create(&id)?;
         let repo = self.repository.header().repo;
         let header = PackageHeader { kind, encrypted: self.keys.encrypted(), repo, package: id };
@@ -554,15 +592,35 @@ impl Shared {
         Ok(())
     }
 
-    /// Footer, fsync, index batch: after this the package is immutable.
-    fn seal_package(&self, mut open: OpenPackage) -> Result<()> {
+    /// Seals the open data package, and gives up the one that was reserved after it. Only when the syncer has nothing to do.
+    fn seal_data(&self) -> Result<()> {
+        let (open, unused) = (lock(&self.data).take(), lock(&self.reserved).take());
+        self.reserving.store(false, Ordering::Relaxed);
+        match (open, unused) {
+            (Some(open), unused) => self.seal_package(open, unused),
+            (None, Some(unused)) => {
+                let mut batch = IndexBatch::default();
+                self.give_up(&mut batch, &unused)?;
+                self.index.commit(batch)
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn give_up(&self, batch: &mut IndexBatch, unused: &PackageInfo) -> Result<()> {
+        self.index.remove_package(batch, unused.number)?;
+        self.index.end_journal(batch, unused.number)
+    }
+
+    /// Footer, fsync, index batch: after this the package is immutable. The same batch gives up a package that was reserved.
+    fn seal_package(&self, mut open: OpenPackage, unused: Option<PackageInfo>) -> Result<()> {
         let footer = open.footer.encode();
         self.packages.append(&open.info.id, open.offset, &[&footer])?;
         self.counters.stored_bytes.fetch_add((footer.len() + PACKAGE_HEADER_BYTES) as u64, Ordering::Relaxed);
         open.offset += footer.len() as u64;
         self.packages.seal(&open.info.id)?;
         open.info.sealed = true;
-        self.commit_entries(&mut open)
+        self.commit_entries(&mut open, unused)
     }
 
     /// fsync and index batch of a package that goes on.
@@ -571,7 +629,7 @@ impl Shared {
             return Ok(());
         }
         self.sync(open)?;
-        self.commit_entries(open)
+        self.commit_entries(open, None)
     }
 
     /// A sync that fails is the end: the next one could succeed without what this one lost.
@@ -579,7 +637,7 @@ impl Shared {
         self.packages.sync(&open.info.id).map_err(|e| self.fail(e))
     }
 
-    fn commit_entries(&self, open: &mut OpenPackage) -> Result<()> {
+    fn commit_entries(&self, open: &mut OpenPackage, unused: Option<PackageInfo>) -> Result<()> {
         open.info.bytes = open.offset;
         let mut batch = IndexBatch::default();
         for (id, at) in &open.unindexed {
@@ -592,6 +650,9 @@ impl Shared {
         self.index.add_package(&mut batch, &open.info)?;
         if open.info.sealed {
             self.index.end_journal(&mut batch, open.info.number)?;
+        }
+        if let Some(unused) = unused {
+            self.give_up(&mut batch, &unused)?;
         }
         self.index.commit(batch)?;
         open.points.clear();
@@ -609,7 +670,12 @@ impl Shared {
             match job {
                 Job::Seal(open) => {
                     if self.healthy().is_ok() {
-                        let _ = self.seal_package(*open).map_err(|e| self.fail(e));
+                        let _ = self.seal_package(*open, None).map_err(|e| self.fail(e));
+                    }
+                }
+                Job::Reserve => {
+                    if self.healthy().is_ok() {
+                        let _ = self.reserve().map_err(|e| self.fail(e));
                     }
                 }
                 Job::Barrier(done) => {
