@@ -139,7 +139,9 @@ fn one(scene: &Scene, job: Full, needs: [u64; 2], say: Say<'_>) -> Verdict {
         verdict.undetected += 1;
     }
     // These need next to no room, and there is a reserve for it.
-    let frugal = matches!(scene.operation.name, "forget" | "undelete" | "protect" | "prune" | "prune_what_a_kill_left");
+    let frugal =
+        ["forget", "thin", "undelete", "protect", "prune", "prune_what_a_kill_left", "prune_of_what_was_thinned"]
+            .contains(&scene.operation.name);
     if frugal && code != Some(0) {
         say(format!("did not work on a full disk: {told}"));
         verdict.manual += 1;
@@ -157,7 +159,7 @@ fn one(scene: &Scene, job: Full, needs: [u64; 2], say: Say<'_>) -> Verdict {
         if !scene.operation.broken {
             // Reading needs no room.
             match run.ids() {
-                Ok(ids) => run.compare(&ids, &mut verdict, say),
+                Ok(ids) => run.compare(&ids, false, &mut verdict, say),
                 Err(words) => {
                     say(format!("the points cannot be listed on a full disk: {words}"));
                     verdict.manual += 1;
@@ -187,7 +189,7 @@ fn emptied(run: &Run<'_>, disk: &Disk, done: bool, say: Say<'_>) -> Verdict {
         say(format!("the newest restore point is not there: {ids:?}"));
         verdict.lost += 1;
     }
-    run.compare(&ids, &mut verdict, say);
+    run.compare(&ids, false, &mut verdict, say);
     disk.enlarge();
     run.must("relict", &["--quiet", "backup", "SOURCE"], &[0], &mut verdict, say);
     run.must("relict-maint", &["check", "--read-data"], &[0], &mut verdict, say);

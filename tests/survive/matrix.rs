@@ -207,7 +207,7 @@ fn pair(
             if !ids.contains(&point.to_owned()) {
                 say(format!("restore point {point} is lost"));
             }
-            run.compare(&ids, &mut verdict, &mut say);
+            run.compare(&ids, false, &mut verdict, &mut say);
         }
         Err(words) => say(format!("the points cannot be listed: {words}")),
     }

@@ -29,6 +29,8 @@ pub enum Ends {
     Makes,
     /// It hides some.
     Hides,
+    /// Files leave some, and some go with all their files.
+    Thins,
     /// It shows hidden ones again.
     Shows,
     /// All stay as they are.
@@ -129,6 +131,20 @@ macro_rules! operations {
             args: FORGET_ARGS,
             ends: Ends::Hides,
             then: &[("relict-maint", &["--quiet", "undelete"], 0)],
+            ..MAINT
+        };
+        thin: Operation {
+            before: &[Before::Change, BACKUP, Before::Change, BACKUP, Before::Change, BACKUP],
+            args: &["--quiet", "forget", "--yes", "--keep-last", "1", "--keep-versions", "2"],
+            ends: Ends::Thins,
+            ..MAINT
+        };
+        prune_of_what_was_thinned: Operation {
+            before: &[
+                Before::Change, BACKUP, Before::Change, BACKUP, Before::Change, BACKUP,
+                Before::Run("relict-maint", &["--quiet", "forget", "--yes", "--keep-last", "1", "--keep-versions", "2"]),
+            ],
+            args: &["--quiet", "prune", "--yes"],
             ..MAINT
         };
         undelete: Operation {

@@ -4,10 +4,11 @@ use crate::look::Look;
 use crate::operations::{Ends, Operation};
 use crate::scene::{Content, NEW_PASSWORD, PASSWORD, Scene, bare, copy, ids, place, program, words};
 use crate::walker::{CompareOptions, Manifest, diff, try_manifest};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 /// The password that a second change of passwords sets.
@@ -164,6 +165,21 @@ impl<'s> Run<'s> {
         Err(last)
     }
 
+    /// What points hold of which files are gone.
+    pub fn thinned(&self) -> BTreeMap<String, Content> {
+        let mut out = BTreeMap::new();
+        for id in self.ids().unwrap() {
+            let Some(known) = self.scene.known.get(&id) else { continue };
+            let (path, target) = (known.content.path.clone(), self.path(&format!("left-{id}")));
+            self.restore(None, &id, &path, &target).unwrap();
+            let left = try_manifest(&target).unwrap();
+            if left.len() < known.content.manifest.len() {
+                out.insert(id, Content { path, manifest: Arc::new(left) });
+            }
+        }
+        out
+    }
+
     /// Restores a path of a point, by the program or by the library.
     fn restore(&self, look: Option<&Look>, id: &str, path: &str, target: &Path) -> Result<(), String> {
         if let Some(look) = look {
@@ -269,15 +285,15 @@ impl<'s> Run<'s> {
             say(format!("{} restore points are new, {} could be", new.len(), self.scene.new.len()));
             verdict.wrong += 1;
         }
-        self.compare(there, verdict, say);
+        self.compare(there, done, verdict, say);
     }
 
-    /// Restores points and compares them.
-    pub fn compare(&self, there: &[String], verdict: &mut Verdict, say: Say<'_>) {
+    /// Restores points and compares them. `done`: nothing may be there that the operation takes away.
+    pub fn compare(&self, there: &[String], done: bool, verdict: &mut Verdict, say: Say<'_>) {
         // What cannot be opened is tried by programs.
         let look = (!self.by_programs).then(|| Look::open(&self.repo(), self.password()).ok()).flatten();
         for (number, id) in there.iter().enumerate() {
-            let wants = self.wants(id);
+            let wants = self.wants(id, done);
             let mut differences = vec!["nobody made it".to_owned()];
             for want in wants {
                 let target = self.path(&format!("restored-{number}"));
@@ -299,9 +315,12 @@ impl<'s> Run<'s> {
     }
 
     /// What a point may hold.
-    pub fn wants(&self, id: &str) -> Vec<&Content> {
+    fn wants(&self, id: &str, done: bool) -> Vec<&Content> {
         match self.scene.known.get(id) {
-            Some(known) => vec![&known.content],
+            Some(known) => {
+                let before = (!done || known.thinned.is_none()).then_some(&known.content);
+                before.into_iter().chain(&known.thinned).collect()
+            }
             None => self.scene.new.iter().collect(),
         }
     }
@@ -311,6 +330,7 @@ impl<'s> Run<'s> {
         for (id, known) in &self.scene.known {
             let must = match self.operation.ends {
                 Ends::Hides | Ends::Shows => true,
+                Ends::Thins => !known.hidden && !known.goes,
                 Ends::Makes | Ends::Keeps => !known.hidden,
             };
             if last.contains(id) != must {
@@ -323,10 +343,10 @@ impl<'s> Run<'s> {
             say(format!("restore point {id} was there, and is lost"));
             verdict.lost += 1;
         }
-        // What `then` has brought back, and what was mended, is whole, too.
-        if !self.operation.then.is_empty() || self.operation.broken {
+        // What `then` has brought back, what was mended, and what is left, is whole, too.
+        if !self.operation.then.is_empty() || self.operation.broken || self.operation.ends == Ends::Thins {
             let known: Vec<String> = last.iter().filter(|id| self.scene.known.contains_key(*id)).cloned().collect();
-            self.compare(&known, verdict, say);
+            self.compare(&known, true, verdict, say);
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Known {
     pub hidden: bool,
     /// Whether the operation forgets it.
     pub goes: bool,
+    /// What the operation leaves of it, where that is not all.
+    pub thinned: Option<Content>,
 }
 
 /// A repository as it is before the operation. Runs work on copies of it.
@@ -78,7 +80,7 @@ impl Scene {
     /// Makes the scene of an operation; then runs the operation on a copy, to know what it does undisturbed.
     pub fn new(operation: Operation, random: &mut Random) -> Self {
         let mut scene = Self::before(operation, random);
-        if operation.ends == Ends::Makes || operation.ends == Ends::Hides {
+        if matches!(operation.ends, Ends::Makes | Ends::Hides | Ends::Thins) {
             let run = Run::new(&scene);
             let output = run.disturbed(&[]);
             assert!(output.status.success(), "{}: {}", operation.name, words(&output));
@@ -89,12 +91,19 @@ impl Scene {
                 .map(|id| scene.content_of(operation.args, run.dir(), id))
                 .collect();
             assert_eq!(made.is_empty(), operation.ends != Ends::Makes, "{} made {} points", operation.name, made.len());
+            let mut thinned = if operation.ends == Ends::Thins { run.thinned() } else { BTreeMap::new() };
             drop(run);
             scene.new.extend(made);
             let goes = |known: &Known, id: &String| !known.hidden && !after.contains(id);
-            scene.known.iter_mut().for_each(|(id, known)| known.goes = goes(known, id));
+            scene.known.iter_mut().for_each(|(id, known)| {
+                known.goes = goes(known, id);
+                known.thinned = thinned.remove(id);
+            });
             let going = scene.known.values().filter(|known| known.goes).count();
-            assert_eq!(going > 0, operation.ends == Ends::Hides, "{} hides {going} points", operation.name);
+            assert!(operation.ends != Ends::Hides || going > 0, "{} hides nothing", operation.name);
+            assert!(operation.ends != Ends::Makes || going == 0, "{} hides {going} points", operation.name);
+            let thinned = scene.known.values().filter(|known| known.thinned.is_some()).count();
+            assert_eq!(thinned > 0, operation.ends == Ends::Thins, "{} thins {thinned} points", operation.name);
         }
         scene
     }
@@ -136,10 +145,15 @@ impl Scene {
         for id in &listed {
             if !self.known.contains_key(id) {
                 let content = self.content_of(args, self.dir.path(), id);
-                self.known.insert(id.clone(), Known { content, hidden: false, goes: false });
+                self.known.insert(id.clone(), Known { content, hidden: false, goes: false, thinned: None });
             }
         }
         self.known.iter_mut().for_each(|(id, known)| known.hidden = !listed.contains(id));
+        if args.contains(&"--keep-versions") {
+            for (id, left) in Run::new(self).thinned() {
+                self.known.get_mut(&id).unwrap().content = left;
+            }
+        }
     }
 
     /// What a point that `args` has just made in the repository of `dir` must hold: the source, or what was put in.
@@ -188,7 +202,7 @@ impl Scene {
         // Its point may be whole already; then it stays, or comes with the next writer.
         let content = self.source_content();
         for id in ids(&self.repo(), PASSWORD).unwrap() {
-            let known = Known { content: content.clone(), hidden: false, goes: false };
+            let known = Known { content: content.clone(), hidden: false, goes: false, thinned: None };
             self.known.entry(id).or_insert(known);
         }
         self.new.push(content);
