@@ -138,8 +138,9 @@ images() {
 
 big() {
   local tool=$1 dir=$2
-  warm "$dir"
   fresh "$tool"
+  # As above: what was written and removed before is not this tool's time.
+  warm "$dir"; sync
   clock "first backup of large files" "$tool" "${tool}_backup" "$dir"
   size "repository, large files" "$tool"
 }
