@@ -89,6 +89,8 @@ impl Disk {
     }
 
     fn enlarge(&self) {
+        // Its room comes back at once, also while a process that another thread starts has it open until it is executed.
+        drop(File::create(&self.filler).unwrap());
         std::fs::remove_file(&self.filler).unwrap();
         // ext4 gives freed blocks out again when it has committed that they are free.
         let synced = Command::new("sync").arg("-f").arg(&self.at).status().unwrap();
