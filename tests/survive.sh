@@ -9,6 +9,7 @@
 #   RELICT_SURVIVE_DISKS     full disks of each operation (100)
 #   RELICT_SURVIVE_FLIPS     bits flipped under whole programs, beside the other damage (5000)
 #   RELICT_SURVIVE_CHUNKS    chunks of the repository that 512 MiB of memory must be enough for (10000000)
+#   RELICT_SURVIVE_KEEP      directory for the disks after a lost power that were not as they must be
 #   RELICT_SURVIVE_TABLE     file to which rows are added, so that a run can be made in pieces
 # In full it takes many hours on two cores.
 set -euo pipefail

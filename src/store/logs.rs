@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 const BLOCK_BYTES: usize = 32 << 10;
 /// Checksum, length as u16, type.
 const HEADER_BYTES: usize = 7;
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+/// Of the records that RocksDB writes of a flush, the second says in this many bytes at most which logs are still needed.
+const SECOND_RECORD_BYTES: usize = 64;
 
 /// Whether RocksDB writes records of this type into a log that it does not recycle: parts of a record, the kind of
 /// compression, the size of timestamps, the log before this one.
@@ -120,9 +124,7 @@ fn torn_manifest(db: &Path) -> Result<Option<(PathBuf, u64)>> {
     }
     let path = db.join(name);
     let Ok(manifest) = std::fs::read(&path) else { return Ok(None) };
-    let Some(at) = broken_at(&manifest).filter(|at| *at > 0 && !has_record_behind(&manifest, *at)) else {
-        return Ok(None);
-    };
+    let Some(at) = broken_at(&manifest).filter(|at| *at > 0 && breaks_off(&manifest, *at)) else { return Ok(None) };
     let (mut logs, mut newest) = (Vec::new(), 0);
     for entry in std::fs::read_dir(db).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -148,14 +150,33 @@ pub(super) fn cut_torn_manifest(db: &Path) -> Result<()> {
     cut.map_err(|e| Error::io(format!("cutting {}", manifest.display()), e))
 }
 
-/// Whether a record that is whole begins anywhere behind `at`: then what stands there did not break off.
-fn has_record_behind(log: &[u8], at: usize) -> bool {
+/// Whether what stands from `at` on did not arrive: no record behind it is whole. But RocksDB writes a flush down as two records, and
+/// syncs them together: the second, which is short, may have arrived where a sector of the first did not and is zeros.
+fn breaks_off(log: &[u8], at: usize) -> bool {
+    let is_last = |behind: usize| log.len() - behind <= SECOND_RECORD_BYTES;
+    record_behind(log, at).is_none_or(|behind| is_last(behind) && lacks_sector(log, at, behind))
+}
+
+/// Whether one of the sectors that these bytes lie in is zeros as far as it is theirs.
+fn lacks_sector(log: &[u8], mut at: usize, end: usize) -> bool {
+    while at < end {
+        let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
+        if next - at > HEADER_BYTES && log[at..next].iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        at = next;
+    }
+    false
+}
+
+/// Where the first record begins behind `at` that is whole.
+fn record_behind(log: &[u8], at: usize) -> Option<usize> {
     let begins = |at: &usize| {
         let end = log.len().min((at / BLOCK_BYTES + 1) * BLOCK_BYTES);
         let rest = log.get(*at..end).unwrap_or_default();
         rest.get(4..HEADER_BYTES).is_some_and(|head| head != [0; 3]) && whole_record(rest).is_some()
     };
-    (at + 1..log.len()).any(|at| begins(&at))
+    (at + 1..log.len()).find(begins)
 }
 
 /// As RocksDB writes checksums down, so that the checksum of what holds checksums is no special one.
@@ -231,6 +252,15 @@ mod tests {
         all.filter(|path| path.extension().is_some_and(|found| found == end)).collect()
     }
 
+    fn record_starts(log: &[u8]) -> Vec<usize> {
+        let mut out = vec![0];
+        while let Some(bytes) = whole_record(&log[out[out.len() - 1]..]) {
+            out.push(out[out.len() - 1] + bytes);
+        }
+        out.pop();
+        out
+    }
+
     #[test]
     fn a_manifest_that_breaks_off_is_told_from_one_that_rots() {
         let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -261,6 +291,20 @@ mod tests {
         }
         for at in 0..whole.len() / 2 {
             assert_eq!(torn(at), None, "byte {at}: whole records follow");
+        }
+        // Of two records that are synced together the first has lost a sector.
+        let starts = record_starts(&whole);
+        let [first, second] = starts[starts.len() - 2..] else { panic!("{starts:?}") };
+        let lost = |range: std::ops::Range<usize>| {
+            let mut bytes = whole.clone();
+            bytes[range].fill(0);
+            std::fs::write(&manifest, bytes).unwrap();
+            torn_manifest(dir.path()).unwrap()
+        };
+        assert_eq!(lost(first..second), Some((manifest.clone(), first as u64)));
+        assert_eq!(lost(first + 20..first + 40), None, "this is no sector");
+        for two in starts.windows(3) {
+            assert_eq!(lost(two[0]..two[1]).is_some(), two[1] == second, "more than one record follows");
         }
         let (path, end) = torn(last).unwrap();
         assert_eq!(path, manifest);

@@ -354,7 +354,11 @@ fn loses_power(operation: Operation) {
             return Verdict::default();
         }
         let run = Run::made(&scene, |repo| disk.write_out(&root, repo));
-        run.judge(done, say)
+        let verdict = run.judge(done, say);
+        if let Some(kept) = std::env::var_os("RELICT_SURVIVE_KEEP").filter(|_| verdict != Verdict::default()) {
+            disk.write_out(&root, &Path::new(&kept).join(format!("{}-{}", operation.name, loss.seed)));
+        }
+        verdict
     });
     println!("{} steps, {} different disks", played.ops.len(), judged.into_inner().unwrap().len());
 }
