@@ -97,7 +97,7 @@ impl Index {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.raw().write_opt(batch, &options).map_err(|e| failed("writing the index", &e))
+        self.written("writing the index", self.raw().write_opt(batch, &options))
     }
 }
 

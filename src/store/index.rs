@@ -9,7 +9,10 @@ use crate::error::{Error, ErrorKind, Result};
 use repo_format::{ChunkId, JournalRecord, PackageId, PackageKind, PointId};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Options, WriteBatch, WriteOptions};
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Column families, in the order of SPEC.md section 9.
 pub const COLUMN_FAMILIES: [&str; 8] = ["chunks", "packages", "points", "sources", "pins", "journal", "health", "meta"];
@@ -107,11 +110,14 @@ impl PackageInfo {
     }
 }
 
+/// How long a database may take to close after a write has failed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
 pub(super) const REBUILD: &str = "the packages are not affected; 'relict-maint rebuild' makes a new index from them";
 
 /// The open database, as the one writer or as a reader that follows it.
 pub struct Index {
-    db: DB,
+    db: Database,
     /// A reader's private directory; after the database, which writes there to its end.
     scratch: Option<Scratch>,
     /// A reader that follows nobody: see [`Index::open_at_rest`].
@@ -126,6 +132,10 @@ pub(super) type Row = (Box<[u8]>, Box<[u8]>);
 pub struct IndexBatch(pub(super) WriteBatch);
 
 impl Index {
+    const fn over(db: DB, scratch: Option<Scratch>, at_rest: bool) -> Self {
+        Self { db: Database { db: Some(db), stopped: AtomicBool::new(false) }, scratch, at_rest }
+    }
+
     /// Opens for writing; `create` makes a new database.
     ///
     /// # Errors
@@ -141,7 +151,7 @@ impl Index {
             drop(Self::open_at_rest(path, with_blobs)?);
         }
         let opened = DB::open_cf_descriptors(&options, path, descriptors(with_blobs));
-        let index = Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: None, at_rest: false };
+        let index = Self::over(opened.map_err(|e| unusable(path, &e))?, None, false);
         if has_broken_log {
             index.replace_logs(with_blobs)?;
         }
@@ -151,7 +161,7 @@ impl Index {
     /// What the logs hold goes to files, and they go: one of them breaks off where a crash has torn it, and readers refuse it.
     fn replace_logs(&self, with_blobs: bool) -> Result<()> {
         if with_blobs {
-            self.db.flush_cf(self.blobs()?).map_err(|e| failed("flushing the index", &e))?;
+            self.written("flushing the index", self.db.flush_cf(self.blobs()?))?;
         }
         self.flush()
     }
@@ -193,7 +203,7 @@ impl Index {
         };
         let before = packages()?;
         let opened = DB::open_cf_descriptors_read_only(&options, path, descriptors(with_blobs), false);
-        let index = Self { db: opened.map_err(|e| unusable(path, &e))?, scratch: Some(scratch), at_rest: true };
+        let index = Self::over(opened.map_err(|e| unusable(path, &e))?, Some(scratch), true);
         index.refuse_rotten_log(path, &before, packages)?;
         Ok(index)
     }
@@ -238,9 +248,9 @@ impl Index {
         loop {
             let opened = DB::open_cf_descriptors_as_secondary(&options, path, scratch.path(), descriptors(with_blobs));
             match opened {
-                Ok(db) => return Ok(Self { db, scratch: Some(scratch), at_rest: false }),
+                Ok(db) => return Ok(Self::over(db, Some(scratch), false)),
                 Err(e) if attempt >= OPEN_ATTEMPTS => return Err(unusable(path, &e)),
-                Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
             attempt += 1;
         }
@@ -354,14 +364,14 @@ impl Index {
     pub fn commit(&self, batch: IndexBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch.0, &options).map_err(|e| failed("writing the index", &e))
+        self.written("writing the index", self.db.write_opt(batch.0, &options))
     }
 
     /// Writes a batch that is durable only after [`Index::flush`]: for an index that nobody uses before that.
     pub(super) fn commit_until_flush(&self, batch: IndexBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch.0, &options).map_err(|e| failed("writing the index", &e))
+        self.written("writing the index", self.db.write_opt(batch.0, &options))
     }
 
     pub(super) fn add_chunk(&self, batch: &mut IndexBatch, id: &ChunkId, at: Location) -> Result<()> {
@@ -448,7 +458,7 @@ impl Index {
     /// When the database cannot be written.
     pub fn flush(&self) -> Result<()> {
         for name in COLUMN_FAMILIES {
-            self.db.flush_cf(self.cf(name)?).map_err(|e| failed("flushing the index", &e))?;
+            self.written("flushing the index", self.db.flush_cf(self.cf(name)?))?;
         }
         self.wake_readers()
     }
@@ -461,7 +471,8 @@ impl Index {
         for name in COLUMN_FAMILIES {
             batch.0.delete_cf(self.cf(name)?, []);
         }
-        self.commit(batch)
+        // Not synced: no reader outlives a lost power supply.
+        self.written("writing the index", self.db.write(batch.0))
     }
 
     /// Writes memory tables out if the log has become long: whoever opens the index next has to go through it.
@@ -476,8 +487,16 @@ impl Index {
         if files > MAX_LOG_FILES || bytes > MAX_LOG_BYTES { self.flush() } else { Ok(()) }
     }
 
-    pub(super) const fn raw(&self) -> &DB {
+    pub(super) fn raw(&self) -> &DB {
         &self.db
+    }
+
+    /// Says what the database answered to a write, and keeps in mind when it failed.
+    pub(super) fn written<T>(&self, what: &str, answer: std::result::Result<T, rocksdb::Error>) -> Result<T> {
+        answer.map_err(|e| {
+            self.db.stopped.store(true, Ordering::Relaxed);
+            failed(what, &e)
+        })
     }
 
     pub(super) fn blobs(&self) -> Result<&ColumnFamily> {
@@ -489,6 +508,43 @@ impl Drop for Index {
     fn drop(&mut self) {
         if self.scratch.is_some() {
             self.db.cancel_all_background_work(true);
+        }
+    }
+}
+
+/// Closes it when it is dropped.
+struct Database {
+    /// There until then.
+    db: Option<DB>,
+    /// A write has failed.
+    stopped: AtomicBool,
+}
+
+impl Deref for Database {
+    type Target = DB;
+
+    fn deref(&self) -> &DB {
+        let Some(db) = &self.db else { unreachable!("it is taken when it is dropped") };
+        db
+    }
+}
+
+/// Out of room, RocksDB looks for room on a thread of its own. When it finds some and a flush was under way before, that thread waits
+/// for a flush that nobody does, and to close the database waits for that thread. So a stopped one is closed beside us, and given up
+/// when that takes too long: what was durable is, and nothing else was promised.
+impl Drop for Database {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if !self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let (done, wait) = crossbeam_channel::bounded(1);
+        let close = move || {
+            drop(db);
+            let _ = done.send(());
+        };
+        if std::thread::Builder::new().name("relict-close".into()).spawn(close).is_ok() {
+            let _ = wait.recv_timeout(CLOSE_PATIENCE);
         }
     }
 }

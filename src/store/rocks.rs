@@ -82,14 +82,14 @@ impl PackageStore for RocksStore {
         }
         let value = parts.concat();
         let put = self.index.raw().put_cf(self.index.blobs()?, key(id, offset), &value);
-        put.map_err(|e| failed("writing package bytes", &e))?;
+        self.index.written("writing package bytes", put)?;
         self.lengths().insert(*id, offset + value.len() as u64);
         Ok(())
     }
 
     fn sync(&self, id: &PackageId) -> Result<()> {
         self.len(id)?;
-        self.index.raw().flush_wal(true).map_err(|e| failed("making package bytes durable", &e))
+        self.index.written("making package bytes durable", self.index.raw().flush_wal(true))
     }
 
     fn seal(&self, id: &PackageId) -> Result<()> {
@@ -159,7 +159,7 @@ impl PackageStore for RocksStore {
         for part in self.parts(id, 0)? {
             batch.delete_cf(self.index.blobs()?, key(id, part?.0));
         }
-        self.index.raw().write(batch).map_err(|e| failed("deleting a package", &e))
+        self.index.written("deleting a package", self.index.raw().write(batch))
     }
 
     fn free(&self, id: &PackageId, ranges: &[(u64, u64)], _: bool) -> Result<u64> {
@@ -176,7 +176,7 @@ impl PackageStore for RocksStore {
         }
         let mut options = rocksdb::WriteOptions::default();
         options.set_sync(true);
-        self.index.raw().write_opt(batch, &options).map_err(|e| failed("freeing a part of a package", &e))?;
+        self.index.written("freeing a part of a package", self.index.raw().write_opt(batch, &options))?;
         Ok(freed)
     }
 

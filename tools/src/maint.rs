@@ -70,7 +70,7 @@ impl Exclusive {
     pub fn open(context: &Context, wait: bool) -> Result<Self> {
         let path = context.repo_path()?.to_path_buf();
         relict::store::read_header(&path)?;
-        let mut told = false;
+        let (mut told, mut without_room) = (false, false);
         let writer = loop {
             // Looked for first: nobody is asked for a password in vain. Somebody may be faster before it is taken.
             let opened = Lease::take(&path.join("lock")).map(drop).and_then(|()| context.writer(CACHE_BYTES));
@@ -81,7 +81,10 @@ impl Exclusive {
             match e.kind() {
                 ErrorKind::Locked if wait => {}
                 // A full disk: the reserve is for this.
-                ErrorKind::NoSpace if reserve::spend(&path) => continue,
+                ErrorKind::NoSpace if reserve::spend(&path) => {
+                    without_room = true;
+                    continue;
+                }
                 _ => return Err(e),
             }
             if !std::mem::replace(&mut told, true) {
@@ -93,6 +96,10 @@ impl Exclusive {
             std::thread::sleep(ASK_EVERY);
         };
         reserve::spend(&path);
+        if without_room {
+            // What the log holds may be what could not be synced: after a sync that failed, another one proves nothing.
+            writer.repository().index().flush()?;
+        }
         Ok(Self { writer })
     }
 
