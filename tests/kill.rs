@@ -168,7 +168,9 @@ fn kill_9_loses_no_restore_point() {
         assert!(new || !acknowledged, "an acknowledged restore point is not there");
         died += u32::from(!acknowledged);
         // On a machine that is faster than thought, the next kills come earlier.
-        whole = if acknowledged { whole.min(delay).mul_f64(0.9) } else { whole };
+        if acknowledged {
+            whole = whole.min(delay).mul_f64(0.9);
+        }
         seen_unacknowledged += u32::from(new && !acknowledged);
         println!("kill {round} after {delay:?} of about {whole:?}: acknowledged {acknowledged}, new point {new}");
         rig.maint(if round % 5 == 4 { &["check", "--read-data"] } else { &["check"] });

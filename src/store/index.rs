@@ -223,11 +223,10 @@ impl Index {
         let mut known: HashSet<PackageId> = self.packages()?.into_iter().map(|info| info.id).collect();
         known.extend(self.freeing()?.into_iter().map(|(_, id)| id));
         let mut unknown: HashSet<&PackageId> = before.iter().filter(|id| !known.contains(id)).collect();
-        if unknown.is_empty() {
-            return Ok(());
+        if !unknown.is_empty() {
+            let now = now()?;
+            unknown.retain(|id| now.contains(id));
         }
-        let now: HashSet<PackageId> = now()?.into_iter().collect();
-        unknown.retain(|id| now.contains(id));
         if unknown.is_empty() {
             return Ok(());
         }
@@ -235,7 +234,7 @@ impl Index {
             "the index {} is damaged: a part of its log is lost, and with it the entries of {} of the {} packages",
             path.display(),
             unknown.len(),
-            now.len()
+            before.len()
         );
         Err(Error::damaged(what).advise(REBUILD))
     }
@@ -541,15 +540,19 @@ impl Drop for Database {
         if !self.stopped.load(Ordering::Relaxed) {
             return;
         }
-        let (done, wait) = crossbeam_channel::bounded(1);
-        let close = move || {
-            drop(db);
-            let _ = done.send(());
-        };
-        if std::thread::Builder::new().name("relict-close".into()).spawn(close).is_ok() {
-            let _ = wait.recv_timeout(CLOSE_PATIENCE);
-        }
+        close_within(CLOSE_PATIENCE, move || drop(db));
     }
+}
+
+/// Runs `close` on a thread of its own, and waits for it no longer than that. True when it is done.
+pub(super) fn close_within(patience: Duration, close: impl FnOnce() + Send + 'static) -> bool {
+    let (done, wait) = crossbeam_channel::bounded(1);
+    let run = move || {
+        close();
+        let _ = done.send(());
+    };
+    let started = std::thread::Builder::new().name("relict-close".into()).spawn(run);
+    started.is_ok() && wait.recv_timeout(patience).is_ok()
 }
 
 /// All of them, where the process may have many; RocksDB itself wants 20 at least.

@@ -710,3 +710,12 @@ fn a_full_package_is_followed_by_the_one_that_was_entered() {
         assert_eq!(&*w.repository().chunk(id).unwrap(), &content(seed as u32, 4 << 20)[..]);
     }
 }
+
+#[test]
+fn a_database_that_does_not_close_is_given_up() {
+    let patience = std::time::Duration::from_millis(20);
+    let (hold, held) = crossbeam_channel::bounded::<()>(0);
+    assert!(!super::index::close_within(patience, move || _ = held.recv()));
+    drop(hold);
+    assert!(super::index::close_within(patience * 500, || {}));
+}

@@ -37,6 +37,15 @@ fn notes(summary: &Value) -> String {
     summary["notes"].to_string()
 }
 
+/// A directory for PATH in which `script` is called btrfs.
+fn instead_of_btrfs(rig: &Rig, script: &str) -> PathBuf {
+    let bin = rig.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("btrfs"), script).unwrap();
+    std::fs::set_permissions(bin.join("btrfs"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bin
+}
+
 #[test]
 fn first_everything_then_differences_then_what_a_lost_snapshot_needs() {
     let Some(lab) = Lab::new("zstd") else { return };
@@ -136,11 +145,8 @@ fn a_failure_removes_the_new_snapshot_and_keeps_the_old_one() {
     made(&rig, &lab.source());
     let before = kept(&lab);
     // A btrfs whose send fails in the middle of the stream.
-    let bin = rig.path("bin");
-    std::fs::create_dir(&bin).unwrap();
     let script = "#!/bin/sh\nif [ \"$1\" = send ]; then shift; /usr/bin/env -i PATH=\"$REAL\" btrfs send \"$@\" | head -c 300; echo broken >&2; exit 3; fi\nPATH=\"$REAL\" exec btrfs \"$@\"\n";
-    std::fs::write(bin.join("btrfs"), script).unwrap();
-    std::fs::set_permissions(bin.join("btrfs"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let bin = instead_of_btrfs(&rig, script);
     lab.work(&mut random, 20);
     let path = std::env::var("PATH").unwrap();
     let mut command = rig.command("relict", &["backup", "--snapshot", "btrfs", lab.source().to_str().unwrap()]);
@@ -182,10 +188,7 @@ fn killed_at_any_step_the_next_run_cleans_up_and_goes_on() {
     rig.mount();
     lab.work(&mut random, 60);
     made(&rig, &lab.source());
-    let (bin, calls, steps) = (rig.path("bin"), rig.path("calls"), rig.path("steps"));
-    std::fs::create_dir(&bin).unwrap();
-    std::fs::write(bin.join("btrfs"), DEADLY).unwrap();
-    std::fs::set_permissions(bin.join("btrfs"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (bin, calls, steps) = (instead_of_btrfs(&rig, DEADLY), rig.path("calls"), rig.path("steps"));
     let path = std::env::var("PATH").unwrap();
     // A backup of changes, with faults: whether it ended by itself.
     let ended = |random: &mut Random, faults: &[(&str, String)]| {

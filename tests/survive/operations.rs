@@ -64,6 +64,8 @@ const BACKUP: Before = Before::Run("relict", BACKUP_ARGS);
 const TWO: &[Before] = &[Before::Change, BACKUP, Before::Change, BACKUP, Before::Change];
 const FORGET_ARGS: &[&str] = &["--quiet", "forget", "--yes", "--keep-last", "1"];
 const FORGET: Before = Before::Run("relict-maint", FORGET_ARGS);
+const THIN_ARGS: &[&str] = &["--quiet", "forget", "--yes", "--keep-last", "1", "--keep-versions", "2"];
+const THIN: Before = Before::Run("relict-maint", THIN_ARGS);
 const FORGOTTEN: &[Before] = &[Before::Change, BACKUP, Before::Change, BACKUP, Before::Change, BACKUP, FORGET];
 
 /// What rows have in common.
@@ -135,15 +137,12 @@ macro_rules! operations {
         };
         thin: Operation {
             before: &[Before::Change, BACKUP, Before::Change, BACKUP, Before::Change, BACKUP],
-            args: &["--quiet", "forget", "--yes", "--keep-last", "1", "--keep-versions", "2"],
+            args: THIN_ARGS,
             ends: Ends::Thins,
             ..MAINT
         };
         prune_of_what_was_thinned: Operation {
-            before: &[
-                Before::Change, BACKUP, Before::Change, BACKUP, Before::Change, BACKUP,
-                Before::Run("relict-maint", &["--quiet", "forget", "--yes", "--keep-last", "1", "--keep-versions", "2"]),
-            ],
+            before: &[Before::Change, BACKUP, Before::Change, BACKUP, Before::Change, BACKUP, THIN],
             args: &["--quiet", "prune", "--yes"],
             ..MAINT
         };

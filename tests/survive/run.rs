@@ -173,7 +173,10 @@ impl<'s> Run<'s> {
             let (path, target) = (known.content.path.clone(), self.path(&format!("left-{id}")));
             self.restore(None, &id, &path, &target).unwrap();
             let left = try_manifest(&target).unwrap();
-            if left.len() < known.content.manifest.len() {
+            let was = &known.content.manifest;
+            let same = left.iter().all(|(path, entry)| was.get(path).is_some_and(|was| was.content == entry.content));
+            assert!(same, "thinning gave restore point {id} what it did not hold");
+            if left.len() < was.len() {
                 out.insert(id, Content { path, manifest: Arc::new(left) });
             }
         }
