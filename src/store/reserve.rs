@@ -7,9 +7,9 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Bytes set aside: opening the database and a few batches take less than a tenth, unless a log of a large backup has to
+/// Bytes set aside: opening the database and a few batches take less than a quarter, unless a log of a large backup has to
 /// be read first.
-pub const RESERVE_BYTES: u64 = 8 << 20;
+pub const RESERVE_BYTES: u64 = 4 << 20;
 const NAME: &str = "reserve";
 
 /// Gives the reserve back to the file system. True when there was one.
