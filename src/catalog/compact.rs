@@ -4,7 +4,7 @@
 //! A moved chunk is stored again first, durably and indexed; only then is its old place freed, by the same journal that
 //! prune uses. So a chunk always has a place, and a compaction that was killed has cost room and nothing else.
 //!
-//! Memory: a bit for each chunk of the packages that are rewritten, and the chunks of one round or batch.
+//! Memory: a bit for each chunk of the packages that are rewritten, and the chunks of one batch.
 
 use super::points::Points;
 use super::prune::{PruneOptions, plan};
@@ -24,7 +24,7 @@ const SEGMENT_BYTES: usize = 256 << 10;
 const SMALL_SHARE: f64 = 0.25;
 /// Bytes moved before the old places are freed: what compact needs free on the disk.
 const ROUND_BYTES: u64 = 2 * PACKAGE_BYTES;
-/// Chunks whose order is looked up in one walk through the newest trees, and that one round of [`sequence`] moves.
+/// Chunks whose places and order are looked up together, and that one round of [`sequence`] moves.
 const BATCH_CHUNKS: u64 = 1 << 19;
 
 /// What to compact.
@@ -55,9 +55,17 @@ pub struct Rewrite {
 /// What of a package moves, and what of it goes.
 #[derive(Default)]
 struct Contents {
-    /// In which kind of segment each chunk stands, in physical order.
-    live: Vec<(SegmentKind, ChunkId)>,
+    /// In physical order.
+    live: Vec<Moving>,
     dead: Vec<ChunkId>,
+}
+
+/// A chunk to be stored again: in which kind of segment it stands, and where.
+#[derive(Clone, Copy)]
+struct Moving {
+    kind: SegmentKind,
+    id: ChunkId,
+    at: Location,
 }
 
 /// What is to be compacted.
@@ -161,7 +169,7 @@ fn measure(
 ) -> Result<Option<Rewrite>> {
     let mut out = Rewrite { info, live_bytes: 0, occupied, live_chunks: 0, dead: Vec::new() };
     let mut number = 0;
-    let is_whole = each_segment(repository, &info, Some(indexed), |kind_and_bytes, chunks| {
+    let is_whole = each_segment(repository, &info, indexed, |kind_and_bytes, chunks| {
         let (_, segment_bytes, raw_bytes) = kind_and_bytes;
         let mut live = 0;
         for (id, len, here) in chunks {
@@ -195,17 +203,16 @@ type Head = (SegmentKind, u64, u64);
 fn each_segment(
     repository: &Repository,
     info: &PackageInfo,
-    indexed: Option<u64>,
+    indexed: u64,
     mut tell: impl FnMut(Head, &[(ChunkId, u32, bool)]),
 ) -> Result<bool> {
     let scanned = scan_package(&**repository.packages(), &info.id)?;
     if !scanned.is_whole() {
         return Ok(false);
     }
-    let chunks = scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>();
+    let plain = indexed == scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>();
     for found in &scanned.segments {
         let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
-        let plain = indexed == Some(chunks);
         let places = if plain { vec![None; ids.len()] } else { repository.index().locate_many(&ids)? };
         let at_home = |at: Location| at.package == info.number && u64::from(at.offset) == found.offset;
         let rows = found.header.table.iter().zip(places);
@@ -219,25 +226,52 @@ fn each_segment(
 impl Rewrite {
     /// Whether all chunks that the index has in the package were found in it.
     fn has_all(&self, indexed: u64) -> bool {
-        self.live_chunks + self.dead.iter().map(|word| u64::from(word.count_ones())).sum::<u64>() >= indexed
+        self.chunks() >= indexed
     }
 
-    /// What is to be done with each chunk, as the index has it now; nothing, when the package was damaged meanwhile.
-    fn contents(&self, repository: &Repository) -> Result<Contents> {
-        let (mut out, mut number) = (Contents::default(), 0);
-        each_segment(repository, &self.info, None, |(kind, ..), chunks| {
-            for (id, _, here) in chunks {
-                let dead = self.dead.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1);
-                if dead {
-                    out.dead.push(*id);
-                } else if *here {
-                    out.live.push((kind, *id));
-                }
-                number += 1;
-            }
-        })?;
-        Ok(out)
+    /// Chunks that the index has in it.
+    fn chunks(&self) -> u64 {
+        self.live_chunks + self.dead.iter().map(|word| u64::from(word.count_ones())).sum::<u64>()
     }
+
+    fn is_dead(&self, number: usize) -> bool {
+        self.dead.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+}
+
+/// What is to be done with each chunk of some packages, as the index has it now; nothing with those of a package that was damaged
+/// meanwhile.
+fn contents(repository: &Repository, rewrites: &[Rewrite]) -> Result<Vec<Contents>> {
+    let mut out: Vec<Contents> = rewrites.iter().map(|_| Contents::default()).collect();
+    let mut rest = rewrites.iter().zip(&mut out).peekable();
+    while rest.peek().is_some() {
+        // Packages can have many chunks that the index does not name.
+        let (mut ids, mut found) = (Vec::new(), Vec::new());
+        while let Some((rewrite, contents)) = rest.next_if(|_| (ids.len() as u64) < BATCH_CHUNKS) {
+            let scanned = scan_package(&**repository.packages(), &rewrite.info.id)?;
+            let before = ids.len();
+            let mut kinds = Vec::new();
+            for segment in scanned.segments.iter().filter(|_| scanned.is_whole()) {
+                ids.extend(segment.header.table.iter().map(|row| row.id));
+                kinds.push((segment.header.kind, segment.offset, segment.header.table.len()));
+            }
+            found.push((rewrite, contents, before, kinds));
+        }
+        let places = repository.locate_many(&ids)?;
+        for (rewrite, contents, first, kinds) in found {
+            let heads = kinds.iter().flat_map(|(kind, offset, chunks)| std::iter::repeat_n((*kind, *offset), *chunks));
+            let rows = ids.iter().zip(&places).skip(first).zip(heads);
+            for (number, ((id, place), (kind, offset))) in rows.enumerate() {
+                let here = |at: &Location| at.package == rewrite.info.number && u64::from(at.offset) == offset;
+                if rewrite.is_dead(number) {
+                    contents.dead.push(*id);
+                } else if let Some(at) = place.filter(here) {
+                    contents.live.push(Moving { kind, id: *id, at });
+                }
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Rewrites packages, in rounds, until `deadline` or `stop`. Content goes in the order of the newest restore points. `progress`
@@ -254,26 +288,29 @@ pub fn compact(
 ) -> Result<Compacted> {
     let mut out = Compacted::default();
     let before = writer.stats();
-    let (mut rest, mut order, mut ordered, mut bytes) = (rewrites, Order::default(), 0, 0_u64);
-    while !rest.is_empty() && !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline)
-    {
-        let round = first_of(rest, ROUND_BYTES, |rewrite| rewrite.live_bytes);
-        if round > ordered {
-            ordered = first_of(rest, BATCH_CHUNKS, |rewrite| rewrite.live_chunks).max(round);
-            order = Order::of(writer.repository(), rest.get(..ordered).unwrap_or(rest))?;
+    let (mut rest, mut bytes) = (rewrites, 0_u64);
+    let goes_on = || !stop.load(Ordering::Relaxed) && deadline.is_none_or(|deadline| Instant::now() < deadline);
+    while !rest.is_empty() && goes_on() {
+        let batch = rest.get(..first_of(rest, BATCH_CHUNKS, Rewrite::chunks)).unwrap_or(rest);
+        // Nobody else moves chunks: this holds until they have moved.
+        let contents = contents(writer.repository(), batch)?;
+        let order = Order::of(writer.repository(), &contents)?;
+        let (mut batch, mut contents) = (batch, &contents[..]);
+        while !batch.is_empty() && goes_on() {
+            let round = first_of(batch, ROUND_BYTES, |rewrite| rewrite.live_bytes);
+            let (now, later) = batch.split_at(round);
+            let (what, whats_later) = contents.split_at(round);
+            let mut chunks: Vec<Moving> = what.iter().flat_map(|contents| contents.live.iter().copied()).collect();
+            order.sort(&mut chunks);
+            out.moved_chunks += chunks.len() as u64;
+            store_again(writer, &chunks)?;
+            let emptied = now.iter().zip(what).map(|(rewrite, contents)| (rewrite.info, &contents.dead[..]));
+            free(writer, &emptied.collect::<Vec<_>>(), &mut out)?;
+            bytes = now.iter().fold(bytes, |sum, rewrite| sum.saturating_add(rewrite.live_bytes));
+            progress(bytes);
+            (batch, contents) = (later, whats_later);
+            rest = rest.get(round..).unwrap_or_default();
         }
-        let (now, later) = rest.split_at(round);
-        (rest, ordered) = (later, ordered - round);
-        let contents: Result<Vec<_>> =
-            now.iter().map(|rewrite| Ok((rewrite.info, rewrite.contents(writer.repository())?))).collect();
-        let contents = contents?;
-        let mut chunks: Vec<_> = contents.iter().flat_map(|(_, contents)| contents.live.iter().copied()).collect();
-        order.sort(&mut chunks);
-        out.moved_chunks += chunks.len() as u64;
-        store_again(writer, &chunks)?;
-        free(writer, contents.iter().map(|(info, contents)| (*info, &contents.dead[..])), &mut out)?;
-        bytes = now.iter().fold(bytes, |sum, rewrite| sum.saturating_add(rewrite.live_bytes));
-        progress(bytes);
     }
     out.packages_left = rest.len() as u64;
     out.written = writer.stats().stored_bytes - before.stored_bytes;
@@ -313,7 +350,7 @@ pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool, progres
             // A package that was not there before holds what an earlier batch has moved.
             let Some(info) = packages.get(&place.package) else { continue };
             if touched.is_whole(repository, info)? {
-                moving.push((SegmentKind::Data, id));
+                moving.push(Moving { kind: SegmentKind::Data, id, at: place });
                 homes.push(place.package);
             }
         }
@@ -326,7 +363,7 @@ pub fn sequence(writer: &Writer, point: &PointRecord, stop: &AtomicBool, progres
     let damaged = touched.known.values().filter_map(|(id, is_whole)| (!is_whole).then_some(*id)).collect();
     let mut out = Compacted { moved_chunks: moved, damaged, ..Compacted::default() };
     let touched = touched.packages.iter().filter_map(|number| packages.get(number));
-    free(writer, touched.map(|info| (*info, &[][..])), &mut out)?;
+    free(writer, &touched.map(|info| (*info, &[][..])).collect::<Vec<_>>(), &mut out)?;
     out.written = writer.stats().stored_bytes - before.stored_bytes;
     Ok(out)
 }
@@ -368,12 +405,10 @@ struct Order(HashMap<ChunkId, u64>);
 
 impl Order {
     /// For the content of some packages.
-    fn of(repository: &Repository, rewrites: &[Rewrite]) -> Result<Self> {
-        let mut out = HashMap::new();
-        for rewrite in rewrites {
-            let live = rewrite.contents(repository)?.live.into_iter();
-            out.extend(live.filter(|(kind, _)| *kind == SegmentKind::Data).map(|(_, id)| (id, u64::MAX)));
-        }
+    fn of(repository: &Repository, contents: &[Contents]) -> Result<Self> {
+        let live = contents.iter().flat_map(|contents| &contents.live);
+        let data = live.filter(|chunk| chunk.kind == SegmentKind::Data);
+        let mut out: HashMap<ChunkId, u64> = data.map(|chunk| (chunk.id, u64::MAX)).collect();
         let (mut waiting, mut next) = (out.len(), 0);
         let points = Points::new(repository.point_records()?);
         for group in super::retention::groups(points.all().to_vec()).into_values() {
@@ -390,9 +425,9 @@ impl Order {
     }
 
     /// Content in this order; what has no place keeps its order behind that.
-    fn sort(&self, chunks: &mut [(SegmentKind, ChunkId)]) {
-        chunks.sort_by_key(|(kind, id)| match kind {
-            SegmentKind::Data => (0, self.0.get(id).copied().unwrap_or(u64::MAX)),
+    fn sort(&self, chunks: &mut [Moving]) {
+        chunks.sort_by_key(|chunk| match chunk.kind {
+            SegmentKind::Data => (0, self.0.get(&chunk.id).copied().unwrap_or(u64::MAX)),
             _ => (1, 0),
         });
     }
@@ -414,10 +449,10 @@ fn first_of(rewrites: &[Rewrite], most: u64, amount: impl Fn(&Rewrite) -> u64) -
 }
 
 /// Stores chunks again in this order.
-fn store_again(writer: &Writer, chunks: &[(SegmentKind, ChunkId)]) -> Result<()> {
+fn store_again(writer: &Writer, chunks: &[Moving]) -> Result<()> {
     let mut buffers = HashMap::<u8, (Vec<(ChunkId, u32)>, Vec<u8>)>::new();
-    for (kind, id) in chunks {
-        let chunk = writer.repository().chunk(id)?;
+    for Moving { kind, id, at } in chunks {
+        let chunk = writer.repository().chunk_in(id, Some(*at))?;
         // What is written again under a new checksum must be what its name says.
         if writer.chunk_id(&chunk) != *id {
             return Err(Error::damaged(format!(
@@ -446,18 +481,14 @@ fn store_again(writer: &Writer, chunks: &[(SegmentKind, ChunkId)]) -> Result<()>
 }
 
 /// Frees what the index does not name of `packages` any more, and what is dead; counts it in `out`.
-fn free<'a>(
-    writer: &Writer,
-    packages: impl Iterator<Item = (PackageInfo, &'a [ChunkId])>,
-    out: &mut Compacted,
-) -> Result<()> {
-    for (info, dead) in packages {
-        match writer.free_unnamed(info.number, &info.id, dead)? {
+fn free(writer: &Writer, packages: &[(PackageInfo, &[ChunkId])], out: &mut Compacted) -> Result<()> {
+    for ((info, _), freed) in packages.iter().zip(writer.free_unnamed(packages)?) {
+        match freed {
             Freed::Bytes(bytes) => (out.freed, out.packages) = (out.freed + bytes, out.packages + 1),
             Freed::Damaged => out.damaged.push(info.id),
         }
-        announce("old-place-freed");
     }
+    announce("old-places-freed");
     writer.settle()
 }
 

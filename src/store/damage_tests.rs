@@ -69,7 +69,9 @@ fn a_package_with_a_damaged_footer_is_not_freed() {
         holey.flip(flip);
         let before = std::fs::read(package_file(holey.path(), &holey.id)).unwrap();
         let w = writer(holey.path());
-        assert_eq!(w.free_unnamed(holey.number, &holey.id, &[]).unwrap(), Freed::Damaged);
+        let listed = w.repository().index().packages().unwrap();
+        let info = listed.into_iter().find(|info| info.number == holey.number).unwrap();
+        assert_eq!(w.free_unnamed(&[(info, &[])]).unwrap(), [Freed::Damaged]);
         drop(w);
         assert_eq!(std::fs::read(package_file(holey.path(), &holey.id)).unwrap(), before, "{holes:?} {flip}");
         holey.all_is_read();

@@ -4,13 +4,16 @@
 //! no row is freed; then the journal record goes. So a free that was killed is finished by looking at the index
 //! again, and nobody has to remember what was meant.
 
-use super::index::{Index, IndexBatch};
+use super::index::{Index, IndexBatch, Location, PackageInfo};
 use super::package_store::PackageStore;
 use super::scan::{FoundSegment, ScannedPackage, scan_package};
 use super::writer::Writer;
 use crate::error::Result;
 use repo_format::{ChunkId, PackageId, PointId, SegmentKind};
 use std::collections::BTreeMap;
+
+/// Chunks of packages that are looked up together before anything of these packages is freed.
+const GROUP_CHUNKS: usize = 1 << 19;
 
 /// A byte range of a package: first byte and the one after the last.
 pub type Range = (u64, u64);
@@ -211,31 +214,59 @@ impl Writer {
         Ok(freed)
     }
 
-    /// Forgets `dead` chunks, then frees whatever the index does not name of a package, all of it if it names nothing. Of a
-    /// package that is not whole nothing is forgotten or freed.
+    /// Forgets `dead` chunks of some packages, then frees whatever the index does not name of them, all of one if it names
+    /// nothing. Of a package that is not whole nothing is forgotten or freed. Says what became of each, in their order.
     ///
     /// # Errors
     /// When the medium fails; the next writer finishes what was begun.
-    pub fn free_unnamed(&self, number: u32, id: &PackageId, dead: &[ChunkId]) -> Result<Freed> {
+    pub fn free_unnamed(&self, packages: &[(PackageInfo, &[ChunkId])]) -> Result<Vec<Freed>> {
         let (index, store) = (self.repository().index(), self.repository().packages());
-        let scanned = scan_package(&**store, id)?;
-        // A segment that was not found may be needed as much as those that were.
-        if !scanned.is_whole() {
-            return Ok(Freed::Damaged);
+        let mut out = vec![Freed::Damaged; packages.len()];
+        let mut rest = packages.iter().zip(&mut out).peekable();
+        while rest.peek().is_some() {
+            let (mut group, mut chunks, mut batch) = (Vec::new(), 0, IndexBatch::default());
+            while let Some(((info, dead), freed)) = rest.next_if(|_| chunks < GROUP_CHUNKS) {
+                let scanned = scan_package(&**store, &info.id)?;
+                // A segment that was not found may be needed as much as those that were.
+                if !scanned.is_whole() {
+                    continue;
+                }
+                chunks += scanned.segments.iter().map(|found| found.header.table.len()).sum::<usize>();
+                dead.iter().try_for_each(|chunk| index.remove_chunk(&mut batch, chunk))?;
+                index.add_freeing(&mut batch, info.number, info.id)?;
+                group.push((info, scanned, freed));
+            }
+            if group.is_empty() {
+                continue;
+            }
+            index.commit(batch)?;
+            announce("dead-unlisted");
+            let ids = |group: &[(&PackageInfo, ScannedPackage, &mut Freed)]| -> Vec<ChunkId> {
+                let tables =
+                    group.iter().flat_map(|(_, scanned, _)| &scanned.segments).map(|found| &found.header.table);
+                tables.flatten().map(|row| row.id).collect()
+            };
+            let mut places = index.locate_many(&ids(&group))?.into_iter();
+            for (info, scanned, freed) in group {
+                let dead = dead_segments(&scanned, |found| {
+                    let here = |at: &Location| at.package == info.number && u64::from(at.offset) == found.offset;
+                    Ok(places.by_ref().take(found.header.table.len()).flatten().filter(here).count() > 0)
+                })?;
+                *freed = Freed::Bytes(self.free_dead(info, &dead)?);
+            }
         }
-        let mut batch = IndexBatch::default();
-        dead.iter().try_for_each(|chunk| index.remove_chunk(&mut batch, chunk))?;
-        index.add_freeing(&mut batch, number, *id)?;
-        index.commit(batch)?;
-        announce("dead-unlisted");
-        let dead = dead_segments(&scanned, |found| is_named(index, number, found))?;
+        Ok(out)
+    }
+
+    /// Ends what [`Writer::free_unnamed`] has begun with a package.
+    fn free_dead(&self, info: &PackageInfo, dead: &Dead) -> Result<u64> {
         if !dead.needed {
-            return self.remove_package(number, id, &[]).map(Freed::Bytes);
+            return self.remove_package(info.number, &info.id, &[]);
         }
-        if dead.ranges.is_empty() || !store.frees_parts(id)? {
-            return self.end_freeing(number).map(|()| Freed::Bytes(0));
+        if dead.ranges.is_empty() || !self.repository().packages().frees_parts(&info.id)? {
+            return self.end_freeing(info.number).map(|()| 0);
         }
-        self.free_segments(number, id, &dead, &[]).map(Freed::Bytes)
+        self.free_segments(info.number, &info.id, dead, &[])
     }
 
     /// From here on, nothing that is there is what an interrupted backup left.

@@ -23,6 +23,10 @@ pub const COLUMN_FAMILIES: [&str; 8] = ["chunks", "packages", "points", "sources
 pub const BLOBS: &str = "blobs";
 
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// A walk through the index costs as much as lookups of a 32nd of it, half of which wait for the disk.
+const WALK_SHARE: u64 = 32;
+/// Fewer are looked up one by one, however few there are.
+const WALK_CHUNKS: usize = 1 << 16;
 const LOCATION_BYTES: usize = 20;
 /// Key in `meta`: the lowest package number that was never given out.
 const NEXT_PACKAGE: &[u8] = b"next_package";
@@ -290,11 +294,15 @@ impl Index {
         found.map(|value| Location::decode(&value)).transpose()
     }
 
-    /// As [`Index::locate`], for many at once.
+    /// As [`Index::locate`], for many at once. Very many are found by one walk through the index: each lookup of its own
+    /// would read a block that the cache has lost by the time its neighbour is asked for.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn locate_many(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        if ids.len() >= WALK_CHUNKS && ids.len() as u64 >= self.estimated_chunks()? / WALK_SHARE {
+            return self.locate_by_walk(ids);
+        }
         let cf = self.cf("chunks")?;
         let found = self.db.batched_multi_get_cf(cf, ids.iter().map(|id| &id.0), false);
         let decode = |value: std::result::Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>| {
@@ -302,6 +310,31 @@ impl Index {
             value.map(|bytes| Location::decode(&bytes)).transpose()
         };
         found.into_iter().map(decode).collect()
+    }
+
+    /// By one walk through the index, in the order of the ids.
+    pub(super) fn locate_by_walk(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_unstable_by_key(|at| ids.get(*at).map(|id| id.0));
+        let mut out = vec![None; ids.len()];
+        let mut wanted = order.into_iter().filter_map(|at| Some((at, ids.get(at)?))).peekable();
+        for row in self.chunks()? {
+            let (id, place) = row?;
+            while wanted.next_if(|(_, wanted)| wanted.0 < id.0).is_some() {}
+            while let Some((at, _)) = wanted.next_if(|(_, wanted)| **wanted == id) {
+                out.get_mut(at).into_iter().for_each(|slot| *slot = Some(place));
+            }
+            if wanted.peek().is_none() {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    /// About how many chunks there are, without a look at them.
+    fn estimated_chunks(&self) -> Result<u64> {
+        let keys = self.db.property_int_value_cf(self.cf("chunks")?, "rocksdb.estimate-num-keys");
+        Ok(keys.map_err(|e| failed("counting chunks", &e))?.unwrap_or(u64::MAX))
     }
 
     /// All chunks, in order of their ids.

@@ -241,7 +241,14 @@ impl Repository {
     /// # Errors
     /// `Damaged` when the chunk is not in the index or its segment is not what was written.
     pub fn chunk(&self, id: &ChunkId) -> Result<Chunk> {
-        let place = self.locate(id)?;
+        self.chunk_in(id, self.locate(id)?)
+    }
+
+    /// A chunk, verified, of which it is known where it was.
+    ///
+    /// # Errors
+    /// As [`Repository::chunk`].
+    pub fn chunk_in(&self, id: &ChunkId, place: Option<Location>) -> Result<Chunk> {
         let first = match place {
             Some(at) => self.chunk_at(id, at),
             None => Err(lost(id, "it is not in the index")),

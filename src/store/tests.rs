@@ -719,3 +719,19 @@ fn a_database_that_does_not_close_is_given_up() {
     drop(hold);
     assert!(super::index::close_within(patience * 500, || {}));
 }
+
+#[test]
+fn a_walk_finds_what_lookups_find() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let stored: Vec<ChunkId> = (0..200).map(|seed| store(&w, &content(seed, 100))).collect();
+    w.finish().unwrap();
+    // In no order; some twice, some that nobody stored, one before and one behind all others.
+    let absent = [ChunkId([0; 32]), ChunkId([255; 32]), ChunkId([7; 32])];
+    let asked: Vec<ChunkId> = stored.iter().chain(&absent).chain(stored.iter().rev().step_by(3)).copied().collect();
+    let index = w.repository().index();
+    let walked = index.locate_by_walk(&asked).unwrap();
+    assert_eq!(walked, index.locate_many(&asked).unwrap());
+    assert_eq!(walked.iter().flatten().count(), asked.len() - absent.len());
+    assert_eq!(index.locate_by_walk(&[]).unwrap(), []);
+}

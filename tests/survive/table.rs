@@ -6,6 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+/// How often a row says how far it is.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
 /// Whether every fault is to be caused, or a sample of them.
 pub fn all() -> bool {
     std::env::var_os("RELICT_SURVIVE").is_some()
@@ -48,6 +51,7 @@ pub fn row_of<J: Sync + std::fmt::Debug>(
     assert!(!jobs.is_empty(), "{name}: there is nothing to do");
     let budget = if all() { setting("RELICT_SURVIVE_BUDGET", usize::MAX) } else { usize::MAX };
     let begun = Instant::now();
+    let told = Mutex::new(begun);
     let (next, ran) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let (total, complaints) = (Mutex::new(Verdict::default()), Mutex::new(Vec::new()));
     let worker = || {
@@ -59,6 +63,11 @@ pub fn row_of<J: Sync + std::fmt::Debug>(
             let verdict = fault(job, &mut say);
             *total.lock().unwrap() += verdict;
             ran.fetch_add(faults(job), Ordering::Relaxed);
+            let mut told = told.lock().unwrap();
+            if told.elapsed() > HEARTBEAT {
+                *told = Instant::now();
+                eprintln!("{name}: {} of {} jobs", next.load(Ordering::Relaxed).min(jobs.len()), jobs.len());
+            }
         }
     };
     std::thread::scope(|scope| {
