@@ -25,7 +25,7 @@ const SMALL_SHARE: f64 = 0.25;
 /// Bytes moved before the old places are freed: what compact needs free on the disk.
 const ROUND_BYTES: u64 = 2 * PACKAGE_BYTES;
 /// Chunks whose places and order are looked up together, and that one round of [`sequence`] moves.
-const BATCH_CHUNKS: u64 = 1 << 19;
+const BATCH_CHUNKS: u64 = 1 << 18;
 
 /// What to compact.
 pub struct CompactOptions<'a> {

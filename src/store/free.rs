@@ -13,7 +13,7 @@ use repo_format::{ChunkId, PackageId, PointId, SegmentKind};
 use std::collections::BTreeMap;
 
 /// Chunks of packages that are looked up together before anything of these packages is freed.
-const GROUP_CHUNKS: usize = 1 << 19;
+const GROUP_CHUNKS: usize = 1 << 18;
 
 /// A byte range of a package: first byte and the one after the last.
 pub type Range = (u64, u64);

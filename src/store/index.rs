@@ -23,8 +23,8 @@ pub const COLUMN_FAMILIES: [&str; 8] = ["chunks", "packages", "points", "sources
 pub const BLOBS: &str = "blobs";
 
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
-/// A walk through the index costs as much as lookups of a 32nd of it, half of which wait for the disk.
-const WALK_SHARE: u64 = 32;
+/// A walk through the index costs as much as lookups of a 64th of it, most of which wait for the disk.
+const WALK_SHARE: u64 = 64;
 /// Fewer are looked up one by one, however few there are.
 const WALK_CHUNKS: usize = 1 << 16;
 const LOCATION_BYTES: usize = 20;
@@ -201,6 +201,9 @@ impl Index {
 
     /// The database as it lies there, its log up to where it breaks off.
     pub(super) fn open_at_rest(path: &Path, with_blobs: bool) -> Result<Self> {
+        if path.exists() {
+            super::logs::refuse_recycled(path)?;
+        }
         let scratch = Scratch::make()?;
         let mut options = database_options();
         options.set_db_log_dir(scratch.path());

@@ -37,14 +37,13 @@ pub(super) fn refuse_unreadable(db: &Path) -> Result<()> {
         if !name.ends_with(".log") && !name.starts_with("MANIFEST-") {
             continue;
         }
-        let strange = match File::open(&path).and_then(strange_record) {
+        let found = match File::open(&path).and_then(strange_record) {
             // A writer beside us removes what it no longer needs.
             Err(e) if e.kind() == Io::NotFound => continue,
             other => other.map_err(failed)?,
         };
-        if let Some((at, kind)) = strange {
-            let what = format!("the index is damaged: {}, byte {at}, holds a record of type {kind}", path.display());
-            return Err(Error::damaged(what).advise(REBUILD));
+        if let Some((at, kind)) = found {
+            return Err(strange(&path, at, kind));
         }
     }
     Ok(())
@@ -69,6 +68,32 @@ pub(super) fn is_broken(db: &Path) -> Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Refuses a log whose first record that is not whole has a type that no program of ours writes. What a crash tears has the
+/// type that it was written with, or none; RocksDB never comes back from the others, here neither.
+///
+/// # Errors
+/// `Damaged` with the file and the byte; when a log cannot be read.
+pub(super) fn refuse_recycled(db: &Path) -> Result<()> {
+    let failed = |e| Error::io(format!("reading {}", db.display()), e);
+    for entry in std::fs::read_dir(db).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_none_or(|end| end != "log") {
+            continue;
+        }
+        let log = std::fs::read(&path).map_err(failed)?;
+        let kind_at = |at: usize| Some((at, *log.get(at + HEADER_BYTES - 1)?));
+        if let Some((at, kind)) = broken_at(&log).and_then(kind_at).filter(|(_, kind)| !is_ours(*kind)) {
+            return Err(strange(&path, at as u64, kind));
+        }
+    }
+    Ok(())
+}
+
+fn strange(path: &Path, at: u64, kind: u8) -> Error {
+    let what = format!("the index is damaged: {}, byte {at}, holds a record of type {kind}", path.display());
+    Error::damaged(what).advise(REBUILD)
 }
 
 /// Whether a log or the manifest is as a crash leaves it.

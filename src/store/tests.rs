@@ -735,3 +735,29 @@ fn a_walk_finds_what_lookups_find() {
     assert_eq!(walked.iter().flatten().count(), asked.len() - absent.len());
     assert_eq!(index.locate_by_walk(&[]).unwrap(), []);
 }
+
+#[test]
+fn a_log_whose_record_has_a_foreign_type_is_refused() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    store(&w, &content(1, 1000));
+    w.finish().unwrap();
+    drop(w);
+    let logs = || std::fs::read_dir(dir.path().join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let is_log = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "log");
+    let log = logs().filter(is_log).max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let sound = std::fs::read(&log).unwrap();
+    for kind in [5, 6, 7, 8, 11, 131, 255] {
+        let mut flipped = sound.clone();
+        flipped[6] = kind;
+        std::fs::write(&log, flipped).unwrap();
+        let opened = Writer::open(dir.path(), &mut unlock, &OpenOptions::default()).map(drop);
+        assert_eq!(opened.unwrap_err().kind(), ErrorKind::Damaged, "{kind}");
+        let opened = Repository::open(dir.path(), &mut unlock, &OpenOptions::default()).map(drop);
+        let error = opened.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{kind}");
+        assert!(error.to_string().contains(&format!("type {kind}")), "{error}");
+    }
+    std::fs::write(&log, sound).unwrap();
+    writer(dir.path());
+}
