@@ -286,6 +286,8 @@ pub fn compact(
     stop: &AtomicBool,
     progress: &dyn Fn(u64),
 ) -> Result<Compacted> {
+    // Lists of a batch come and go beside what stays.
+    crate::os::memory::keep_heaps_small();
     let mut out = Compacted::default();
     let before = writer.stats();
     let (mut rest, mut bytes) = (rewrites, 0_u64);
