@@ -23,6 +23,8 @@ pub const COLUMN_FAMILIES: [&str; 8] = ["chunks", "packages", "points", "sources
 pub const BLOBS: &str = "blobs";
 
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// Looked up in one call: what each of them is found in stays in memory until all are found.
+const LOOKUP_CHUNKS: usize = 1024;
 /// A walk through the index costs as much as lookups of a 64th of it, most of which wait for the disk.
 const WALK_SHARE: u64 = 64;
 /// Fewer are looked up one by one, however few there are.
@@ -307,12 +309,17 @@ impl Index {
             return self.locate_by_walk(ids);
         }
         let cf = self.cf("chunks")?;
-        let found = self.db.batched_multi_get_cf(cf, ids.iter().map(|id| &id.0), false);
         let decode = |value: std::result::Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>| {
             let value = value.map_err(|e| failed("looking up chunks", &e))?;
             value.map(|bytes| Location::decode(&bytes)).transpose()
         };
-        found.into_iter().map(decode).collect()
+        let mut out = Vec::with_capacity(ids.len());
+        for some in ids.chunks(LOOKUP_CHUNKS) {
+            for found in self.db.batched_multi_get_cf(cf, some.iter().map(|id| &id.0), false) {
+                out.push(decode(found)?);
+            }
+        }
+        Ok(out)
     }
 
     /// By one walk through the index, in the order of the ids.
