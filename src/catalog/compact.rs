@@ -159,7 +159,8 @@ fn is_small(bytes: u64, chunks: u64) -> bool {
     below(bytes, PACKAGE_BYTES) && below(chunks, PACKAGE_CHUNKS as u64)
 }
 
-/// None for a package that is damaged.
+/// What is live and what is dead in a package; none for one that is damaged. Which chunks the index has here need not be asked
+/// where it has as many as the package.
 fn measure(
     repository: &Repository,
     info: PackageInfo,
@@ -167,24 +168,30 @@ fn measure(
     gone: &HashSet<ChunkId>,
     indexed: u64,
 ) -> Result<Option<Rewrite>> {
+    let scanned = scan_package(&**repository.packages(), &info.id)?;
+    if !scanned.is_whole() {
+        return Ok(None);
+    }
     let mut out = Rewrite { info, live_bytes: 0, occupied, live_chunks: 0, dead: Vec::new() };
+    let all_here = indexed == scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>();
     let mut number = 0;
-    let is_whole = each_segment(repository, &info, indexed, |kind_and_bytes, chunks| {
-        let (_, segment_bytes, raw_bytes) = kind_and_bytes;
+    for found in &scanned.segments {
+        let table = &found.header.table;
+        let ids: Vec<ChunkId> = table.iter().map(|row| row.id).collect();
+        let places = if all_here { vec![None; ids.len()] } else { repository.locate_many(&ids)? };
         let mut live = 0;
-        for (id, len, here) in chunks {
-            let dead = gone.contains(id);
-            if dead {
+        for (row, place) in table.iter().zip(places) {
+            if gone.contains(&row.id) {
                 set(&mut out.dead, number);
-            } else if *here {
-                live += u64::from(*len);
+            } else if all_here || place.is_some_and(|at| at.is_in(info.number, found.offset)) {
+                live += u64::from(row.raw_bytes);
                 out.live_chunks += 1;
             }
             number += 1;
         }
-        out.live_bytes += segment_bytes * live / raw_bytes.max(1);
-    })?;
-    Ok(is_whole.then_some(out))
+        out.live_bytes += found.header.segment_bytes() * live / found.header.raw_bytes().max(1);
+    }
+    Ok(Some(out))
 }
 
 fn set(bits: &mut Vec<u64>, number: usize) {
@@ -192,35 +199,6 @@ fn set(bits: &mut Vec<u64>, number: usize) {
     if let Some(word) = bits.get_mut(number / 64) {
         *word |= 1 << (number % 64);
     }
-}
-
-/// Kind of a segment, its stored and its raw bytes.
-type Head = (SegmentKind, u64, u64);
-
-/// Goes through the segments of a package: of each chunk its id, its length, and whether the index says that it is here. That
-/// need not be asked where the index has as many chunks of the package as the package. Of a damaged package nothing is told, and
-/// the result is false.
-fn each_segment(
-    repository: &Repository,
-    info: &PackageInfo,
-    indexed: u64,
-    mut tell: impl FnMut(Head, &[(ChunkId, u32, bool)]),
-) -> Result<bool> {
-    let scanned = scan_package(&**repository.packages(), &info.id)?;
-    if !scanned.is_whole() {
-        return Ok(false);
-    }
-    let plain = indexed == scanned.segments.iter().map(|found| found.header.table.len() as u64).sum::<u64>();
-    for found in &scanned.segments {
-        let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
-        let places = if plain { vec![None; ids.len()] } else { repository.index().locate_many(&ids)? };
-        let at_home = |at: Location| at.package == info.number && u64::from(at.offset) == found.offset;
-        let rows = found.header.table.iter().zip(places);
-        let rows: Vec<_> =
-            rows.map(|(row, place)| (row.id, row.raw_bytes, plain || place.is_some_and(at_home))).collect();
-        tell((found.header.kind, found.header.segment_bytes(), found.header.raw_bytes()), &rows);
-    }
-    Ok(true)
 }
 
 impl Rewrite {
@@ -262,10 +240,9 @@ fn contents(repository: &Repository, rewrites: &[Rewrite]) -> Result<Vec<Content
             let heads = kinds.iter().flat_map(|(kind, offset, chunks)| std::iter::repeat_n((*kind, *offset), *chunks));
             let rows = ids.iter().zip(&places).skip(first).zip(heads);
             for (number, ((id, place), (kind, offset))) in rows.enumerate() {
-                let here = |at: &Location| at.package == rewrite.info.number && u64::from(at.offset) == offset;
                 if rewrite.is_dead(number) {
                     contents.dead.push(*id);
-                } else if let Some(at) = place.filter(here) {
+                } else if let Some(at) = place.filter(|at| at.is_in(rewrite.info.number, offset)) {
                     contents.live.push(Moving { kind, id: *id, at });
                 }
             }
@@ -286,8 +263,6 @@ pub fn compact(
     stop: &AtomicBool,
     progress: &dyn Fn(u64),
 ) -> Result<Compacted> {
-    // Lists of a batch come and go beside what stays.
-    crate::os::memory::keep_heaps_small();
     let mut out = Compacted::default();
     let before = writer.stats();
     let (mut rest, mut bytes) = (rewrites, 0_u64);
@@ -402,7 +377,6 @@ fn extents(repository: &Repository, point: &PointRecord) -> impl Iterator<Item =
 }
 
 /// Where the newest points read chunks: what they do not read has no place.
-#[derive(Default)]
 struct Order(HashMap<ChunkId, u64>);
 
 impl Order {

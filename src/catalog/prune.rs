@@ -386,11 +386,7 @@ impl Planner<'_> {
     fn indexed_here(&self, number: u32, found: &FoundSegment) -> Result<usize> {
         let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
         let places = self.repository.index().locate_many(&ids)?;
-        Ok(places
-            .into_iter()
-            .flatten()
-            .filter(|at| at.package == number && u64::from(at.offset) == found.offset)
-            .count())
+        Ok(places.into_iter().flatten().filter(|at| at.is_in(number, found.offset)).count())
     }
 }
 

@@ -4,13 +4,13 @@
 //! no row is freed; then the journal record goes. So a free that was killed is finished by looking at the index
 //! again, and nobody has to remember what was meant.
 
-use super::index::{Index, IndexBatch, Location, PackageInfo};
+use super::index::{Index, IndexBatch, PackageInfo};
 use super::package_store::PackageStore;
 use super::scan::{FoundSegment, ScannedPackage, scan_package};
 use super::writer::Writer;
 use crate::error::Result;
 use repo_format::{ChunkId, PackageId, PointId, SegmentKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Chunks of packages that are looked up together before anything of these packages is freed.
 const GROUP_CHUNKS: usize = 1 << 18;
@@ -68,7 +68,7 @@ pub fn dead_segments(scanned: &ScannedPackage, mut needed: impl FnMut(&FoundSegm
 pub(super) fn is_named(index: &Index, number: u32, found: &FoundSegment) -> Result<bool> {
     let ids: Vec<ChunkId> = found.header.table.iter().map(|row| row.id).collect();
     let places = index.locate_many(&ids)?;
-    Ok(places.into_iter().flatten().any(|at| at.package == number && u64::from(at.offset) == found.offset))
+    Ok(places.into_iter().flatten().any(|at| at.is_in(number, found.offset)))
 }
 
 /// Finishes every free that the journal names. Returns the bytes given back.
@@ -241,17 +241,12 @@ impl Writer {
             }
             index.commit(batch)?;
             announce("dead-unlisted");
-            let ids = |group: &[(&PackageInfo, ScannedPackage, &mut Freed)]| -> Vec<ChunkId> {
-                let tables =
-                    group.iter().flat_map(|(_, scanned, _)| &scanned.segments).map(|found| &found.header.table);
-                tables.flatten().map(|row| row.id).collect()
-            };
-            let mut places = index.locate_many(&ids(&group))?.into_iter();
+            let tables = group.iter().flat_map(|(_, scanned, _)| &scanned.segments).map(|found| &found.header.table);
+            let ids: Vec<ChunkId> = tables.flatten().map(|row| row.id).collect();
+            let places = index.locate_many(&ids)?.into_iter().flatten();
+            let named: HashSet<(u32, u64)> = places.map(|at| (at.package, u64::from(at.offset))).collect();
             for (info, scanned, freed) in group {
-                let dead = dead_segments(&scanned, |found| {
-                    let here = |at: &Location| at.package == info.number && u64::from(at.offset) == found.offset;
-                    Ok(places.by_ref().take(found.header.table.len()).flatten().filter(here).count() > 0)
-                })?;
+                let dead = dead_segments(&scanned, |found| Ok(named.contains(&(info.number, found.offset))))?;
                 *freed = Freed::Bytes(self.free_dead(info, &dead)?);
             }
         }

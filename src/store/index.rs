@@ -25,7 +25,7 @@ pub const BLOBS: &str = "blobs";
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 /// Looked up in one call: what each of them is found in stays in memory until all are found.
 const LOOKUP_CHUNKS: usize = 1024;
-/// A walk through the index costs as much as lookups of a 64th of it, most of which wait for the disk.
+/// A walk through the index is taken to cost as much as lookups of a 64th of it, most of which wait for the disk.
 const WALK_SHARE: u64 = 64;
 /// Fewer are looked up one by one, however few there are.
 const WALK_CHUNKS: usize = 1 << 16;
@@ -62,6 +62,12 @@ pub struct Location {
 }
 
 impl Location {
+    /// Whether it is in the segment that begins there.
+    #[must_use]
+    pub fn is_in(&self, package: u32, offset: u64) -> bool {
+        self.package == package && u64::from(self.offset) == offset
+    }
+
     fn fields(self) -> [u32; 5] {
         [self.package, self.offset, self.segment_bytes, self.skip, self.len]
     }
@@ -203,9 +209,7 @@ impl Index {
 
     /// The database as it lies there, its log up to where it breaks off.
     pub(super) fn open_at_rest(path: &Path, with_blobs: bool) -> Result<Self> {
-        if path.exists() {
-            super::logs::refuse_recycled(path)?;
-        }
+        super::logs::refuse_recycled(path)?;
         let scratch = Scratch::make()?;
         let mut options = database_options();
         options.set_db_log_dir(scratch.path());

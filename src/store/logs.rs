@@ -55,19 +55,7 @@ pub(super) fn refuse_unreadable(db: &Path) -> Result<()> {
 /// # Errors
 /// When a log cannot be read.
 pub(super) fn is_broken(db: &Path) -> Result<bool> {
-    let failed = |e| Error::io(format!("reading {}", db.display()), e);
-    let entries = match std::fs::read_dir(db) {
-        // Opening it says that it is lost, and what helps.
-        Err(e) if e.kind() == Io::NotFound => return Ok(false),
-        other => other.map_err(failed)?,
-    };
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|end| end == "log") && !is_whole(&std::fs::read(&path).map_err(failed)?) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(!broken_logs(db)?.is_empty())
 }
 
 /// Refuses a log whose first record that is not whole has a type that no program of ours writes. What a crash tears has the
@@ -76,19 +64,36 @@ pub(super) fn is_broken(db: &Path) -> Result<bool> {
 /// # Errors
 /// `Damaged` with the file and the byte; when a log cannot be read.
 pub(super) fn refuse_recycled(db: &Path) -> Result<()> {
+    match broken_logs(db)?.into_iter().find(|(.., kind)| !is_ours(*kind)) {
+        Some((path, at, kind)) => Err(strange(&path, at, kind)),
+        None => Ok(()),
+    }
+}
+
+/// Logs with a record that is not whole: the file, where the first such record begins, and its type; 0 where it ends before that.
+fn broken_logs(db: &Path) -> Result<Vec<(PathBuf, u64, u8)>> {
     let failed = |e| Error::io(format!("reading {}", db.display()), e);
-    for entry in std::fs::read_dir(db).map_err(failed)? {
+    let entries = match std::fs::read_dir(db) {
+        // Opening it says that it is lost, and what helps.
+        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut out = Vec::new();
+    for entry in entries {
         let path = entry.map_err(failed)?.path();
         if path.extension().is_none_or(|end| end != "log") {
             continue;
         }
-        let log = std::fs::read(&path).map_err(failed)?;
-        let kind_at = |at: usize| Some((at, *log.get(at + HEADER_BYTES - 1)?));
-        if let Some((at, kind)) = broken_at(&log).and_then(kind_at).filter(|(_, kind)| !is_ours(*kind)) {
-            return Err(strange(&path, at as u64, kind));
+        let log = match std::fs::read(&path) {
+            // A writer beside us removes what it no longer needs.
+            Err(e) if e.kind() == Io::NotFound => continue,
+            other => other.map_err(failed)?,
+        };
+        if let Some(at) = broken_at(&log) {
+            out.push((path, at as u64, log.get(at + HEADER_BYTES - 1).copied().unwrap_or(0)));
         }
     }
-    Ok(())
+    Ok(out)
 }
 
 fn strange(path: &Path, at: u64, kind: u8) -> Error {
@@ -99,10 +104,6 @@ fn strange(path: &Path, at: u64, kind: u8) -> Error {
 /// Whether a log or the manifest is as a crash leaves it.
 pub(super) fn is_torn(db: &Path) -> bool {
     is_broken(db).unwrap_or(false) || torn_manifest(db).is_ok_and(|torn| torn.is_some())
-}
-
-fn is_whole(log: &[u8]) -> bool {
-    broken_at(log).is_none()
 }
 
 /// Where the first record stands that is not whole.
@@ -262,11 +263,11 @@ mod tests {
         let logs = || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
         let path = logs().find(|path| path.extension().is_some_and(|end| end == "log")).unwrap();
         let log = std::fs::read(&path).unwrap();
-        assert!(log.len() > 3 * BLOCK_BYTES && is_whole(&log) && !is_broken(dir.path()).unwrap());
+        assert!(log.len() > 3 * BLOCK_BYTES && broken_at(&log).is_none() && !is_broken(dir.path()).unwrap());
         for at in (0..log.len()).step_by(61) {
             let mut broken = log.clone();
             broken[at] ^= 1 << (at % 8);
-            assert!(!is_whole(&broken), "byte {at}");
+            assert!(broken_at(&broken).is_some(), "byte {at}");
         }
         std::fs::write(&path, &log[..log.len() - 1]).unwrap();
         assert!(is_broken(dir.path()).unwrap());

@@ -13,7 +13,7 @@ use zstd::zstd_safe::{CParameter, Strategy};
 pub enum Compression {
     /// Not at all.
     Off,
-    /// By zstd at this level, 1 to 19. Level 1 searches a bit more where chunks are small ([`Search`]).
+    /// By zstd at this level, 1 to 19. Level 1 searches a bit more where chunks are small.
     Zstd(u8),
 }
 

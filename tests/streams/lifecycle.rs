@@ -192,7 +192,12 @@ fn killed_at_any_step_the_next_run_cleans_up_and_goes_on() {
     let path = std::env::var("PATH").unwrap();
     // A backup of changes, with faults: whether it ended by itself.
     let ended = |random: &mut Random, faults: &[(&str, String)]| {
-        std::fs::write(lab.source().join("large"), random.bytes(4 << 20)).unwrap();
+        let large = lab.source().join("large");
+        if large.is_dir() {
+            // Earlier work has exchanged the two.
+            std::fs::rename(&large, lab.source().join(format!("was large {}", random.next()))).unwrap();
+        }
+        std::fs::write(&large, random.bytes(4 << 20)).unwrap();
         lab.work(random, 10);
         let _ = std::fs::remove_file(&calls);
         let mut command =

@@ -64,6 +64,8 @@ pub fn run(context: &Context, options: &Options) -> Result<Outcome> {
     if rewrites.is_empty() || !confirmed(context, options.change, &format!("rewrite {}?", size(live)))? {
         return summary(context, options, &Compacted { damaged, ..Compacted::default() });
     }
+    // Lists of many chunks come and go beside what stays.
+    relict::os::memory::keep_heaps_small();
     let work = Work::start(context, "compact", Some(live));
     let mut done = compact(&exclusive.writer, &rewrites, deadline, &context.stop, &|bytes| work.done(bytes))?;
     drop(work);

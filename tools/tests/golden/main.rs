@@ -103,12 +103,10 @@ fn new_packages(made: &Made, old: &[(PackageKind, PathBuf)]) -> Vec<(PackageKind
 
 /// Without the bytes read: records hold the time of day, and compress as it does.
 fn without_bytes_read(text: &str) -> String {
-    let line =
-        |line: &str| match line.split_once("; read ").and_then(|(front, end)| Some((front, end.split_once(" of ")?.1)))
-        {
-            Some((front, end)) if line.starts_with("checked ") => format!("{front}; read {end}"),
-            _ => line.to_owned(),
-        };
+    let line = |line: &str| match (line.split_once("; read "), line.split_once(" of ")) {
+        (Some((front, _)), Some((_, packages))) if line.starts_with("checked ") => format!("{front}; read {packages}"),
+        _ => line.to_owned(),
+    };
     text.lines().map(line).map(|line| line + "\n").collect()
 }
 
