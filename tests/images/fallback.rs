@@ -92,7 +92,7 @@ fn a_list_of_another_base_is_found_out() {
     let disk = changed_disk();
     // Everything changed, and the list says: nearly nothing.
     let all = disk.rig.path("all.raw");
-    write_sparse(&all, &Random::from_env().bytes(disk.now.len()));
+    write_sparse(&all, &disk.now.iter().map(|byte| !byte).collect::<Vec<u8>>());
     let path = disk.rig.path("list");
     std::fs::write(&path, our_list("s0", disk.now.len(), &[(0, 4096)])).unwrap();
     let point = ingest(&disk.rig, &["image", text(&all), "--source", "a:vm/sda", "--extents", text(&path)]);
