@@ -8,7 +8,7 @@ use super::scan::{Scan, Scanned};
 use super::sink::ChunkSink;
 use super::walker::Rules;
 use crate::catalog::tree::{self, ReadNodes, WriteNodes};
-use crate::store::{NodePacker, Writer, WriterStats};
+use crate::store::{NodePacker, Search, Writer, WriterStats};
 use crate::{Error, ErrorKind, Result};
 use repo_format::{
     ChunkId, Counts, Key, NO_ACLS_TAG, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time,
@@ -219,8 +219,8 @@ impl ChunkSink for Writer {
         self.lacks(ids)
     }
 
-    fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
-        self.store_segment(kind, chunks, raw)
+    fn store_content(&self, search: Search, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
+        self.store_segment_by(search, SegmentKind::Data, chunks, raw)
     }
 }
 

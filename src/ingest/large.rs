@@ -7,7 +7,7 @@
 use super::chunker::{BLOCK_BYTES, Piece, Splitter};
 use super::file::{Content, FileJob, FileRead, wait_for_tick};
 use super::old::{Edits, RowMerge};
-use super::packer::Packer;
+use super::packer::{Filling, HUGE_FILE_BYTES, Packer};
 use super::run::{Run, lock};
 use super::source::{Attributes, Stat};
 use crate::Result;
@@ -19,8 +19,6 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// Uncompressed bytes of a segment of a large file.
-pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
 /// Content bytes of a block, besides the start of a chunk that is not in it yet.
 const BLOCK_CONTENT_BYTES: usize = 512 * 1024;
 /// A read for less is not worth its system call.
@@ -63,6 +61,7 @@ pub(super) struct Block<'a> {
 /// A large file between its first and its last block.
 struct LargeFile<'a> {
     job: FileJob,
+    huge: bool,
     done: Mutex<Done<'a>>,
 }
 
@@ -80,18 +79,21 @@ struct Done<'a> {
 
 /// One worker's tools for large files.
 pub(super) struct LargeFiles {
-    packer: Packer,
+    large: Packer,
+    huge: Packer,
     edits: Edits,
 }
 
 impl LargeFiles {
     pub(super) fn new() -> Self {
-        Self { packer: Packer::new(SEGMENT_BYTES), edits: Edits::new() }
+        let [large, huge] = [Filling::LargeFile, Filling::HugeFile].map(Packer::new);
+        Self { large, huge, edits: Edits::new() }
     }
 
-    /// Stores what is still waiting for a full segment.
+    /// Stores what is still waiting for full segments.
     pub(super) fn flush(&mut self, run: &Run<'_>) -> Result<()> {
-        self.packer.flush(run.sink)
+        self.large.flush(run.sink)?;
+        self.huge.flush(run.sink)
     }
 
     /// Hashes a block and stores what is new of it.
@@ -100,10 +102,11 @@ impl LargeFiles {
         let bytes_of = |cut: &Cut| block.buffer.get(cut.start..cut.start + cut.len).unwrap_or_default();
         let ids: Vec<ChunkId> = block.cuts.iter().map(|cut| run.sink.chunk_id(bytes_of(cut))).collect();
         let new = run.sink.claim(&ids)?;
+        let packer = if block.file.huge { &mut self.huge } else { &mut self.large };
         let mut new_bytes = 0;
         for ((cut, id), _) in block.cuts.iter().zip(&ids).zip(new).filter(|(_, new)| *new) {
             new_bytes += cut.len as u64;
-            self.packer.add(run.sink, *id, bytes_of(cut))?;
+            packer.add(run.sink, *id, bytes_of(cut))?;
         }
         run.monitor.on_new(new_bytes);
         let extent = |(cut, id): (&Cut, ChunkId)| (cut.offset, Extent { chunk: id, skip: 0, len: cut.len as u32 });
@@ -132,7 +135,8 @@ impl LargeFiles {
         wait_for_tick(stat.ctime);
         let rows = job.old_rows(run, KeyKind::Extent)?;
         let done = Done { rows, next: 0, waiting: BTreeMap::new(), data_bytes: 0, end: None };
-        let large = Arc::new(LargeFile { job, done: Mutex::new(done) });
+        let huge = stat.size >= HUGE_FILE_BYTES;
+        let large = Arc::new(LargeFile { job, huge, done: Mutex::new(done) });
         let mut reader = Reader::new(run, buffers, &large, &file, stat.size);
         while let Some(block) = reader.next_block()? {
             match others.try_send(block) {

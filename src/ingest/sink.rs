@@ -1,7 +1,8 @@
 //! Where chunks go: the narrow seam between ingest and the store.
 
 use crate::Result;
-use repo_format::{ChunkId, SegmentKind};
+use crate::store::Search;
+use repo_format::ChunkId;
 
 /// Takes chunks of content. One for all threads of a run.
 pub trait ChunkSink: Sync {
@@ -28,9 +29,9 @@ pub trait ChunkSink: Sync {
         Ok(false)
     }
 
-    /// Stores claimed chunks, given with their lengths in bytes; `raw` is all of them, one after the other.
+    /// Stores claimed chunks as a segment, given with their lengths in bytes; `raw` is all of them, one after the other.
     ///
     /// # Errors
     /// When they cannot be stored. The run is over then.
-    fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()>;
+    fn store_content(&self, search: Search, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()>;
 }

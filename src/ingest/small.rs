@@ -3,7 +3,7 @@
 use super::chunker::{Piece, Splitter};
 use super::file::{Content, FileJob, FileRead, wait_for_tick};
 use super::old::Edits;
-use super::packer::Packer;
+use super::packer::{Filling, Packer};
 use super::run::Run;
 use super::source::{Attributes, Stat};
 use crate::Result;
@@ -20,8 +20,6 @@ pub(super) const BATCH_BYTES: u64 = 512 * 1024;
 pub(super) const BATCH_FILES: usize = 128;
 /// or at so many directories, since it keeps them open.
 pub(super) const BATCH_DIRS: usize = 16;
-/// Uncompressed bytes of a segment of small files: many of them together compress far better.
-pub(super) const SEGMENT_BYTES: usize = 512 * 1024;
 
 /// One worker's tools for batches.
 pub(super) struct SmallFiles {
@@ -50,7 +48,7 @@ struct ReadFile {
 impl SmallFiles {
     pub(super) fn new() -> Self {
         Self {
-            packer: Packer::new(SEGMENT_BYTES),
+            packer: Packer::new(Filling::SmallFiles),
             buffer: Vec::new(),
             chunks: Vec::new(),
             ids: Vec::new(),

@@ -6,8 +6,9 @@ use super::scan::{Scan, Scanned};
 use super::sink::ChunkSink;
 use super::walker::Rules;
 use crate::catalog::tree::{self, Edit, MemoryNodes, ReadNodes};
+use crate::store::Search;
 use crate::{ErrorKind, Result};
-use repo_format::{ChunkId, Counts, Dirent, Extent, FileKind, Inode, Key, KeyKind, ROOT_INO, SegmentKind};
+use repo_format::{ChunkId, Counts, Dirent, Extent, FileKind, Inode, Key, KeyKind, ROOT_INO};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::Write;
@@ -22,7 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 struct MemorySink {
     chunks: Mutex<HashMap<ChunkId, Vec<u8>>>,
     claimed: Mutex<HashSet<ChunkId>>,
-    segments: Mutex<Vec<usize>>,
+    /// How each was searched, and its bytes.
+    segments: Mutex<Vec<(Search, usize)>>,
     /// Set: the next segment fails.
     broken: AtomicBool,
     /// Runs once, in the middle of a scan.
@@ -42,8 +44,7 @@ impl ChunkSink for MemorySink {
         Ok(ids.iter().map(|id| claimed.insert(*id)).collect())
     }
 
-    fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
-        assert_eq!(kind, SegmentKind::Data);
+    fn store_content(&self, search: Search, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
         if self.broken.load(Relaxed) {
             return Err(crate::Error::new(ErrorKind::NoSpace, "full"));
         }
@@ -55,7 +56,7 @@ impl ChunkSink for MemorySink {
             at += *len as usize;
         }
         assert_eq!(at, raw.len());
-        self.segments.lock().unwrap().push(at);
+        self.segments.lock().unwrap().push((search, at));
         Ok(())
     }
 }
@@ -373,7 +374,22 @@ fn a_first_scan_is_the_directory() {
     assert_eq!(world.inode("zeros").data_bytes, 0);
     assert_eq!(world.progress.files.load(Relaxed), 304);
     let segments = world.sink.segments.lock().unwrap();
-    assert!(segments.iter().all(|bytes| *bytes <= 512 * 1024), "{segments:?}");
+    assert!(segments.iter().all(|(_, bytes)| *bytes <= 512 * 1024), "{segments:?}");
+}
+
+#[test]
+fn segments_of_huge_files_are_longer_and_searched_twice() {
+    for (size, search, bytes) in [(0, Search::Once, 256 << 10), (1 << 30, Search::Twice, 384 << 10)] {
+        let mut world = World::new();
+        world.write("file", &noise(size, 6_000_000));
+        File::options().write(true).open(world.at("file")).unwrap().set_len(size.max(6_000_000)).unwrap();
+        world.scan();
+        let segments = world.sink.segments.lock().unwrap();
+        assert!(segments.iter().all(|(how, _)| *how == search), "{segments:?}");
+        // As near to that as chunks of at most 16 KiB allow; the others are the ends of the workers.
+        let full = segments.iter().filter(|(_, len)| len.abs_diff(bytes) <= 8 << 10).count();
+        assert!(full * bytes > 3_000_000 && full + 3 >= segments.len(), "{segments:?}");
+    }
 }
 
 #[test]

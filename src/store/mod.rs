@@ -53,7 +53,7 @@ pub use repair::{drop_point, quarantine};
 pub use repository::{Chunk, NodeRef, OpenOptions, Repository, Unlock, key_slots, read_header};
 pub use rocks::RocksStore;
 pub use scan::{FoundSegment, ScannedPackage, read_segment, scan_package};
-pub use segment::{Compression, Segment};
+pub use segment::{Compression, Search, Segment};
 pub use slots::{Imported, Keyring, SlotFile, Unlocked, list_slots};
 pub use states::States;
 pub use writer::{NodePacker, PACKAGE_BYTES, PACKAGE_CHUNKS, Writer, WriterStats};

@@ -11,7 +11,7 @@ use super::package_store::PackageStore;
 use super::present::Present;
 use super::recover;
 use super::repository::{OpenOptions, Repository, Unlock, open_keys_and_index, writable_header};
-use super::segment::{Compression, Packed};
+use super::segment::{Compression, Packed, Search};
 use crate::error::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::{
@@ -258,10 +258,31 @@ impl Writer {
     /// # Errors
     /// When the medium fails; the run cannot go on then, and what was stored before stays whole.
     pub fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
-        self.store(kind, chunks, raw, Listed::Nothing)
+        self.store(kind, chunks, raw, Search::Twice, Listed::Nothing)
     }
 
-    fn store(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8], listed: Listed) -> Result<()> {
+    /// As [`Writer::store_segment`], searched for matches like this.
+    ///
+    /// # Errors
+    /// As [`Writer::store_segment`].
+    pub fn store_segment_by(
+        &self,
+        search: Search,
+        kind: SegmentKind,
+        chunks: &[(ChunkId, u32)],
+        raw: &[u8],
+    ) -> Result<()> {
+        self.store(kind, chunks, raw, search, Listed::Nothing)
+    }
+
+    fn store(
+        &self,
+        kind: SegmentKind,
+        chunks: &[(ChunkId, u32)],
+        raw: &[u8],
+        search: Search,
+        listed: Listed,
+    ) -> Result<()> {
         if chunks.is_empty() {
             return Ok(());
         }
@@ -269,7 +290,7 @@ impl Writer {
         self.shared.healthy()?;
         let table = chunks.iter().map(|(id, raw_bytes)| TableEntry { id: *id, raw_bytes: *raw_bytes }).collect();
         let how = Compression::from_number(self.shared.compression.load(Ordering::Relaxed));
-        let packed = Packed::new(kind, table, raw, how)?;
+        let packed = Packed::new(kind, table, raw, how, search)?;
         let counters = &self.shared.counters;
         counters.new_chunks.fetch_add(chunks.len() as u64, Ordering::Relaxed);
         counters.new_bytes.fetch_add(raw.len() as u64, Ordering::Relaxed);
@@ -363,7 +384,7 @@ impl Writer {
     fn append_record(&self, point: &PointRecord) -> Result<()> {
         let record = point.encode();
         let chunk = (self.chunk_id(&record), record.len() as u32);
-        self.store(SegmentKind::Point, &[chunk], &record, Listed::Point(point.id))
+        self.store(SegmentKind::Point, &[chunk], &record, Search::Twice, Listed::Point(point.id))
     }
 
     /// Makes point states hold, all of them or none of them for the index; when this returns they are durable.
@@ -379,7 +400,7 @@ impl Writer {
         for state in states {
             let record = state.encode();
             let chunk = (self.chunk_id(&record), record.len() as u32);
-            self.store(SegmentKind::State, &[chunk], &record, Listed::State(*state))?;
+            self.store(SegmentKind::State, &[chunk], &record, Search::Twice, Listed::State(*state))?;
         }
         Ok(())
     }

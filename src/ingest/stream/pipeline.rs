@@ -6,10 +6,10 @@
 use super::content::ContentId;
 use super::store::Store;
 use crate::ingest::chunker::{Chunker, Piece, Splitter};
-use crate::ingest::packer::Packer;
+use crate::ingest::packer::{Filling, HUGE_FILE_BYTES, Packer};
 use crate::ingest::report::Monitor;
 use crate::ingest::run::lock;
-use crate::ingest::{large, small};
+use crate::ingest::small;
 use crate::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use repo_format::{ChunkId, Extent};
@@ -39,8 +39,9 @@ pub(super) struct Workers<'s> {
     store: &'s dyn Store,
     monitor: &'s dyn Monitor,
     chunker: Chunker,
-    /// Each worker's segments: of small files and of large ones.
-    packers: Vec<Mutex<[Packer; 2]>>,
+    /// Each worker's segments: of small files, of large ones, and of huge ones. A stream does not say how large a file will be:
+    /// what stands where only a huge one has content counts as of one.
+    packers: Vec<Mutex<[Packer; 3]>>,
     /// Somebody failed: jobs are dropped from here on.
     failed: AtomicBool,
     jobs: Receiver<Job>,
@@ -82,7 +83,7 @@ impl<'s> Workers<'s> {
         let waiting = (memory_bytes / job_bytes).saturating_sub(threads).clamp(1, 4 * threads);
         let (jobs, jobs_out) = bounded(waiting);
         let (results, results_out) = unbounded();
-        let packers = || Mutex::new([Packer::new(small::SEGMENT_BYTES), Packer::new(large::SEGMENT_BYTES)]);
+        let packers = || Mutex::new([Filling::SmallFiles, Filling::LargeFile, Filling::HugeFile].map(Packer::new));
         let packers = (0..threads).map(|_| packers()).collect();
         let failed = AtomicBool::new(false);
         let workers = Self { store, monitor, chunker, packers, failed, jobs: jobs_out, results };
@@ -115,7 +116,7 @@ impl<'s> Workers<'s> {
         }
     }
 
-    fn run(&self, [small, large]: &mut [Packer; 2], job: Job) -> Result<Vec<Stored>> {
+    fn run(&self, [small, large, huge]: &mut [Packer; 3], job: Job) -> Result<Vec<Stored>> {
         match job {
             Job::Files { buffer, files } => {
                 let cuts = files.iter().flat_map(|(content, bytes)| self.cut(*content, &buffer, bytes.clone()));
@@ -140,7 +141,8 @@ impl<'s> Workers<'s> {
                     Cut { content, offset, bytes: at - len..at }
                 });
                 let cuts: Vec<Cut> = cuts.collect();
-                let ids = self.store(large, &buffer, &cuts)?;
+                let is_huge = cuts.first().is_some_and(|cut| cut.offset >= HUGE_FILE_BYTES);
+                let ids = self.store(if is_huge { huge } else { large }, &buffer, &cuts)?;
                 let extents = cuts.iter().zip(ids).map(|(cut, id)| cut.extent(id)).collect();
                 Ok(vec![Stored { content, extents }])
             }
@@ -190,7 +192,7 @@ impl<'s> Workers<'s> {
     }
 }
 
-fn flush(store: &dyn Store, packers: &Mutex<[Packer; 2]>) -> Result<()> {
+fn flush(store: &dyn Store, packers: &Mutex<[Packer; 3]>) -> Result<()> {
     lock(packers).iter_mut().try_for_each(|packer| packer.flush(store))
 }
 

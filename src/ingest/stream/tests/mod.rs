@@ -17,8 +17,9 @@ use crate::ingest::change::{Change, SetAttr};
 use crate::ingest::chunker::{Chunker, Piece, Splitter};
 use crate::ingest::report::{Finding, Progress};
 use crate::ingest::sink::ChunkSink;
+use crate::store::Search;
 use crate::{Error, ErrorKind, Result};
-use repo_format::{ChunkId, Counts, Device, Dirent, Extent, FileKind, Inode, Key, ROOT_INO, SegmentKind, Time, Value};
+use repo_format::{ChunkId, Counts, Device, Dirent, Extent, FileKind, Inode, Key, ROOT_INO, Time, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -345,8 +346,7 @@ impl ChunkSink for World {
         Ok(ids.iter().map(|id| claimed.insert(*id)).collect())
     }
 
-    fn store_segment(&self, kind: SegmentKind, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
-        assert_eq!(kind, SegmentKind::Data);
+    fn store_content(&self, _: Search, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
         let mut at = 0;
         for (id, len) in chunks {
             let bytes = raw[at..at + *len as usize].to_vec();
