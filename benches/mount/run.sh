@@ -3,7 +3,8 @@
 #
 #   benches/mount/run.sh [SRC [IMAGE]]   SRC: a directory; IMAGE: a large file (default: /usr/share, and 1 GB of its own)
 #   FS="relict restic borg squashfuse squashfs erofs"   what to compare; what is not there is left out and named
-#   COPY_TO=DIR                           where `cp -a` and `relict restore` write (default: TMPDIR)
+#   COPY_TO=DIR                           where `cp -a` and `relict restore` write, each to a new ext4 in a file (default: TMPDIR)
+#   DISK_GIB=8                            what that holds
 #   SECONDS_RANDOM=8                      how long 4 KiB are read at random
 #   KEEP=DIR                              repositories and images stay there and serve the next run
 #
@@ -14,7 +15,8 @@ set -euo pipefail
 bin=${RELICT_BIN:-$(cd "$(dirname "$0")/../.." && pwd)/target/release}
 export PATH="$bin:$PATH"
 work=$(mktemp -d "${TMPDIR:-/tmp}/relict-mounts.XXXXXX")
-trap 'umount -q -l "$work/mnt" 2>/dev/null || true; rm -rf "$work" "${out:?}"' EXIT
+. "$(dirname "$0")/../disk.sh"
+trap 'umount -q -l "$work/mnt" 2>/dev/null || true; end_disk "${out:?}"; rm -rf "$work" "$out" "$out.ext4"' EXIT
 keep=${KEEP:-$work/keep}
 out=$(mktemp -d "${COPY_TO:-${TMPDIR:-/tmp}}/relict-mounts-out.XXXXXX")
 mkdir -p "$work/mnt" "$keep"
@@ -133,8 +135,9 @@ measure() {
   fresh; clock "$fs" "find, s" find "$tree"; clock "$fs" "find again, s" find "$tree"; end_mount
   fresh; clock "$fs" "ls -lR, s" ls -lR "$tree"; end_mount
   fresh; clock "$fs" "tar of all, s" bash -c 'tar -C "$1" -cf - . | cat > /dev/null' - "$tree"; end_mount
+  new_disk "$out" "${DISK_GIB:-8}"
   fresh; clock "$fs" "cp -a, s" cp -a "$tree" "$out/copy"
-  row "$fs" "memory after cp -a, MB" "$(peak)"; end_mount; rm -rf "$out/copy"
+  row "$fs" "memory after cp -a, MB" "$(peak)"; end_mount; end_disk "$out"
   if has fio; then fresh; row "$fs" "4 KiB at random: IOPS; p50 / p99 ms" "$(random)"; end_mount; fi
   fresh; row "$fs" "in order, MB/s" "$(in_order)"; row "$fs" "in order again, MB/s" "$(in_order)"
   row "$fs" "memory after reading it, MB" "$(peak)"; end_mount
@@ -149,6 +152,7 @@ done
 uptime
 for fs in "${kinds[@]}"; do measure "$fs"; done
 if [[ " ${kinds[*]} " == *" relict "* ]]; then
+  new_disk "$out" "${DISK_GIB:-8}"
   evict relict
   point=$(relict -r "$keep/relict" snapshots --json --source src | python3 -c 'import json, sys; print(json.loads(sys.stdin.readlines()[-1])["id"])')
   clock relict "relict restore of it, s" relict -q -r "$keep/relict" restore "$point:$src" -t "$out/restored"

@@ -9,7 +9,8 @@
 #   KEPT=FILE                        figures are added to FILE, and the table is of all that is in it: runs in pieces
 #
 # All encrypted, all with default settings, page cache warm for the source. Every tool gets a new repository for
-# every run. Times are wall seconds of the whole process, memory is the peak of its largest process.
+# every run, as root on a disk of its own beside what it reads, and restores to another (DISK_GIB=8 each). Times are wall seconds of the whole
+# process, memory is the peak of its largest process.
 set -euo pipefail
 
 bin=${RELICT_BIN:-$(cd "$(dirname "$0")/../.." && pwd)/target/release}
@@ -17,7 +18,9 @@ export PATH="$bin:$PATH"
 runs=${RUNS:-3}
 copies=${COPIES:-$runs}
 work=$(mktemp -d "${TMPDIR:-/tmp}/relict-peers.XXXXXX")
-trap 'umount -q -l "$work"/mnt 2>/dev/null || true; rm -rf "$work"' EXIT
+. "$(dirname "$0")/../disk.sh"
+disk=$work/disk out=$work/out
+trap 'umount -q -l "$work"/mnt 2>/dev/null || true; end_disk "$disk"; end_disk "$out"; rm -rf "$work"' EXIT
 mkdir "$work/mnt"
 
 data=${1:-}
@@ -34,7 +37,7 @@ fi
 
 export RELICT_PASSWORD=bench RESTIC_PASSWORD=bench BORG_PASSPHRASE=bench RUSTIC_PASSWORD=bench
 export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes
-export XDG_CACHE_HOME="$work/cache" BORG_BASE_DIR="$work/borg" BUPSTASH_KEY="$work/bupstash.key"
+export XDG_CACHE_HOME="$disk/cache" BORG_BASE_DIR="$disk/borg" BUPSTASH_KEY="$work/bupstash.key"
 
 # What each tool calls the work. $1 = source for backups, target for restores; $repo = its repository.
 relict_init() { relict init -q -r "$repo"; }
@@ -92,48 +95,46 @@ for tool in "${tools[@]}"; do for what in backup restore; do export -f "${tool}_
 export repo work
 
 fresh() {
-  repo=$work/repo-$1
-  rm -rf "$repo" "$repo.log" "$work/cache" "$work/borg" "$work/out"
+  repo=$disk/repo-$1
+  new_disk "$disk" "${DISK_GIB:-8}"
   "$1_init"
 }
 
 trees() {
   local tool=$1
   # Both states are backed up under one path, as a source that changes is.
-  rm -rf "$work/src"; cp -a "$data/v1" "$work/src"; warm "$work/src"; sync
   fresh "$tool"
-  clock "first backup" "$tool" "${tool}_backup" "$work/src"
+  cp -a "$data/v1" "$disk/src"; warm "$disk/src"; sync
+  clock "first backup" "$tool" "${tool}_backup" "$disk/src"
   size "repository, first backup" "$tool"
-  for _ in 1 2 3; do clock "unchanged backup" "$tool" "${tool}_backup" "$work/src"; done
-  rsync -a --delete "$data/v2/" "$work/src/"; warm "$work/src"; sync
-  clock "changed backup" "$tool" "${tool}_backup" "$work/src"
+  for _ in 1 2 3; do clock "unchanged backup" "$tool" "${tool}_backup" "$disk/src"; done
+  rsync -a --delete "$data/v2/" "$disk/src/"; warm "$disk/src"; sync
+  clock "changed backup" "$tool" "${tool}_backup" "$disk/src"
   size "repository, and changed" "$tool"
   sync
-  clock "restore" "$tool" "${tool}_restore" "$work/out" "$work/src"
-  rm -rf "$work/out"
+  new_disk "$out" "${DISK_GIB:-8}"
+  clock "restore" "$tool" "${tool}_restore" "$out" "$disk/src"
   if [ "$run" -le "$copies" ] && declare -F "${tool}_mount" > /dev/null; then
-    sync
-    "${tool}_mount" "$work/src"
-    clock "cp -a out of the mount" "$tool" cp -a "$shown" "$work/out"
+    new_disk "$out" "${DISK_GIB:-8}"
+    "${tool}_mount" "$disk/src"
+    clock "cp -a out of the mount" "$tool" cp -a "$shown" "$out/copy"
     end_mount
-    rm -rf "$work/out"
   fi
-  rm -rf "$work/src"
 }
 
 images() {
   local tool=$1 v1=$2 v2=$3
-  mkdir -p "$work/vm"; cp --sparse=always "$v1" "$work/vm/disk.raw"; sync
   fresh "$tool"
-  clock "first backup of the image" "$tool" "${tool}_backup" "$work/vm"
+  mkdir "$disk/vm"; cp --sparse=always "$v1" "$disk/vm/disk.raw"; sync
+  clock "first backup of the image" "$tool" "${tool}_backup" "$disk/vm"
   size "repository, image" "$tool"
-  cp --sparse=always "$v2" "$work/vm/disk.raw"; sync
-  clock "changed backup of the image" "$tool" "${tool}_backup" "$work/vm"
+  cp --sparse=always "$v2" "$disk/vm/disk.raw"; sync
+  clock "changed backup of the image" "$tool" "${tool}_backup" "$disk/vm"
   size "repository, image and changed" "$tool"
-  rm -rf "$work/vm"
-  clock "restore of the image" "$tool" "${tool}_restore" "$work/out" "$work/vm"
-  cmp "$(find "$work/out" -name disk.raw)" "$v2"
-  rm -rf "$work/out"
+  rm "$disk/vm/disk.raw"
+  new_disk "$out" "${DISK_GIB:-8}"
+  clock "restore of the image" "$tool" "${tool}_restore" "$out" "$disk/vm"
+  cmp "$(find "$out" -name disk.raw)" "$v2"
 }
 
 big() {
@@ -150,7 +151,6 @@ for run in $(seq "$runs"); do
     [ "$data" = none ] || trees "$tool"
     [ -z "${IMAGES:-}" ] || images "$tool" $IMAGES
     [ -z "${BIG:-}" ] || big "$tool" "$BIG"
-    rm -rf "$repo" "$repo.log"
   done
 done
 

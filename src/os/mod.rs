@@ -30,8 +30,8 @@ pub mod xattr;
 pub use dir::{Dir, DirEntry};
 pub use process::{open_files, prefer_large_pages, raise_open_files};
 pub use read::{
-    allocate, data_ranges, data_ranges_from, fadvise_dontneed, fadvise_sequential, fadvise_willneed, fsync_dir,
-    pread_drop_behind, pread_exact_or_short, punch_hole,
+    allocate, begin_writing, data_ranges, data_ranges_from, fadvise_dontneed, fadvise_sequential, fadvise_willneed,
+    fsync_dir, pread_drop_behind, pread_exact_or_short, punch_hole,
 };
 pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
 pub use sys::{exit_at_once, getegid, geteuid, set_umask};

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// Open files kept for reading.
 const OPEN_FILES: usize = 128;
+/// The disk begins to write a package whenever so much of it is there: what waits for its fsync waits less.
+const WRITE_BYTES: u64 = 8 << 20;
 const SUFFIX: &str = ".pkg";
 
 /// Packages below one directory.
@@ -116,6 +118,10 @@ impl PackageStore for FileStore {
             written -= skip;
         }
         debug_assert!(total >= written);
+        let (begun, whole) = (offset / WRITE_BYTES, (offset + total as u64) / WRITE_BYTES);
+        if begun < whole {
+            crate::os::begin_writing(&file, begun * WRITE_BYTES, (whole - begun) * WRITE_BYTES);
+        }
         Ok(())
     }
 
