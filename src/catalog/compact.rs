@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Content bytes of a segment that compact writes.
-const SEGMENT_BYTES: usize = 384 << 10;
+const SEGMENT_BYTES: usize = 256 << 10;
 /// Packages below this share of a full one are merged with others.
 const SMALL_SHARE: f64 = 0.25;
 /// Bytes moved before the old places are freed: what compact needs free on the disk.
