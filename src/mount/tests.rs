@@ -514,7 +514,9 @@ fn what_is_known_is_not_asked_again() {
     assert_eq!((count(Request::Read), mount.counts.stored()), (1000, 0));
     let listed = count(Request::Readdirplus);
     copy("two");
-    assert_eq!((count(Request::Read), count(Request::Readdirplus)), (1000, listed));
+    let again = (count(Request::Read) - 1000, count(Request::Readdirplus) - listed);
+    // A page or two may have left the cache of a machine that has no room; asked again would be 1,000.
+    assert!(again.0 < 50 && again.1 < 3, "{again:?}");
     fs::metadata(mount.point("d/none")).unwrap_err();
     let lookups = count(Request::Lookup);
     fs::metadata(mount.point("d/none")).unwrap_err();
