@@ -8,6 +8,7 @@ mod spread;
 mod upkeep;
 
 use made::{Made, Verdict, change, copy_dir};
+use relict::cli::text::size;
 use repo_format::PackageKind;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -68,10 +69,16 @@ fn case(name: &str, damage: impl FnOnce(&Made, &[(PackageKind, PathBuf)])) {
     let made = Made::new();
     let packages = made.packages();
     damage(&made, &packages);
-    // What the damage needed to be done, as forgetting, may have made packages.
-    let made_meanwhile = listed(&made).into_iter().filter(|path| packages.iter().all(|(_, known)| known != path));
+    // What the damage needed to be done, as forgetting, may have made packages. Their records hold the time of day, and compress as it does.
+    let meanwhile: Vec<PathBuf> =
+        listed(&made).into_iter().filter(|path| packages.iter().all(|(_, known)| known != path)).collect();
+    let sizes: Vec<String> = meanwhile.iter().map(|path| size(path.metadata().unwrap().len())).collect();
+    let without_time = |text: String| match sizes.is_empty() {
+        true => text,
+        false => without_bytes_read(&without_sizes_of(packages.len(), &sizes, text)),
+    };
     let packages: Vec<_> =
-        packages.iter().cloned().chain(made_meanwhile.map(|path| (PackageKind::Meta, path))).collect();
+        packages.iter().cloned().chain(meanwhile.iter().map(|path| (PackageKind::Meta, path.clone()))).collect();
     let check = made.maint(&["check", "--read-data"]);
     let plan = made.maint(&["repair", "--dry-run", "--quiet"]);
     let repair = made.maint(&["repair", "--yes"]);
@@ -85,10 +92,10 @@ fn case(name: &str, damage: impl FnOnce(&Made, &[(PackageKind, PathBuf)])) {
     let report = format!(
         "check: exit {:?}\n{}\nplan: exit {:?}\n\nrepair: exit {:?}\n{}\ncheck again: exit {:?}\n{}\nfiles:\n{}",
         check.status.code().unwrap(),
-        without_bytes_read(&known(&check)),
+        without_time(known(&check)),
         plan.status.code().unwrap(),
         repair.status.code().unwrap(),
-        without_package_sizes(&done(&known(&repair))),
+        without_time(done(&known(&repair))),
         again.status.code().unwrap(),
         without_sizes(&known(&again)),
         readings(&made)
@@ -101,7 +108,7 @@ fn new_packages(made: &Made, old: &[(PackageKind, PathBuf)]) -> Vec<(PackageKind
     made.packages().into_iter().filter(|p| !old.contains(p)).collect()
 }
 
-/// Without the bytes read: records hold the time of day, and compress as it does.
+/// Without the bytes read of all packages.
 fn without_bytes_read(text: &str) -> String {
     let line = |line: &str| match (line.split_once("; read "), line.split_once(" of ")) {
         (Some((front, _)), Some((_, packages))) if line.starts_with("checked ") => format!("{front}; read {packages}"),
@@ -110,13 +117,11 @@ fn without_bytes_read(text: &str) -> String {
     text.lines().map(line).map(|line| line + "\n").collect()
 }
 
-/// Without the sizes of packages that are put aside, for the same reason.
-fn without_package_sizes(text: &str) -> String {
-    let line = |line: &str| match line.split_once("quarantine/ (") {
-        Some((front, _)) => format!("{front}quarantine/"),
-        None => line.to_owned(),
-    };
-    text.lines().map(line).map(|line| line + "\n").collect()
+/// Where a package behind the first `known` ones is put aside and its size is said as it is: "its size".
+fn without_sizes_of(known: usize, sizes: &[String], text: String) -> String {
+    let aside = |number: usize, size: &str| format!("put package P{number} aside in quarantine/ ({size})");
+    let numbered = sizes.iter().zip(known + 1..);
+    numbered.fold(text, |text, (size, number)| text.replace(&aside(number, size), &aside(number, "its size")))
 }
 
 /// Without the counts that hang on where new tree nodes end: a repair writes its date into the tree.
