@@ -31,8 +31,9 @@ want smbd samba
 want smbclient smbclient
 [ -x /usr/sbin/thin_delta ] || want thin_delta thin-provisioning-tools
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
-# bindgen reads RocksDB's C header through libclang.
-compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null || need+=(libclang-dev)
+# bindgen reads RocksDB's C header through libclang; libclang-cpp, which may be there alone, is another library.
+libclang() { compgen -G "/usr/lib/*/libclang$1" >/dev/null || compgen -G "/usr/lib/llvm-*/lib/libclang$1" >/dev/null; }
+libclang '.so*' || libclang '-[0-9]*.so*' || need+=(libclang-dev)
 
 if [ "${#need[@]}" -gt 0 ]; then
   mapfile -t need < <(printf '%s\n' "${need[@]}" | sort -u)
