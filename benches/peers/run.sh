@@ -3,6 +3,7 @@
 #
 #   benches/peers/run.sh [DATA]      DATA/v1 and DATA/v2: two states of one tree (default: made from /usr); none: no trees
 #   IMAGES="v1.raw v2.raw"           two states of a disk image, too; BIG=DIR a directory of large files, too
+#   ONE=yes                          all of it in one repository instead, without times: what each step adds to it
 #   RUNS=3                           runs of each step; the median is printed
 #   COPIES=3                         in so many of the runs everything is copied out of the mounts, which takes minutes
 #   PEERS="restic borg bupstash rustic"   tools to compare with; those that are not installed are left out and named
@@ -85,7 +86,7 @@ clock() {
     restore*) row "peak memory of restores, MB" "$tool" $((kilobytes / 1000)) ;;
   esac
 }
-size() { row "$1, MB" "$2" "$(du -s --block-size=100K "$repo" | awk '{ print $1 / 10 }')"; }
+size() { row "$1, MB" "$2" "$(du -s --block-size=100kB "$repo" | awk '{ print $1 / 10 }')"; }
 # An unprivileged reader's way to read a source once, so that nobody pays for a cold cache.
 warm() { tar -cf - "$1" 2> /dev/null | cat > /dev/null; }
 end_mount() { for _ in $(seq 100); do umount "$work/mnt" 2> /dev/null && return; sleep 0.1; done; umount -l "$work/mnt"; }
@@ -146,6 +147,26 @@ big() {
   size "repository, large files" "$tool"
 }
 
+# What grows and by how much, when one repository takes everything in turn.
+one() {
+  local tool=$1 before=0 now what; shift
+  fresh "$tool"
+  for what in "$@"; do
+    "${tool}_backup" "$what"
+    now=$(du -s --block-size=100kB "$repo" | cut -f1)
+    row "one repository, + $(basename "$what"), MB" "$tool" "$(awk "BEGIN { print ($now - $before) / 10 }")"
+    before=$now
+  done
+  size "one repository, sum" "$tool"
+}
+
+if [ -n "${ONE:-}" ]; then
+  [ "$data" = none ] && all=() || all=("$data/v1" "$data/v2")
+  all+=(${IMAGES:-} ${BIG:-})
+  for tool in "${tools[@]}"; do one "$tool" "${all[@]}"; done
+  runs=0
+fi
+
 for run in $(seq "$runs"); do
   for tool in "${tools[@]}"; do
     [ "$data" = none ] || trees "$tool"
@@ -161,7 +182,7 @@ rows, runs = collections.defaultdict(lambda: collections.defaultdict(list)), 0
 for line in open(sys.argv[1]):
     name, tool, value = line.rstrip("\n").split("|")
     rows[name][tool].append(float(value))
-runs = [len(rows[name]["relict"]) for name in rows if "first" in name]
+runs = [len(rows[name]["relict"]) for name in rows if "first" in name or "one" in name]
 print(f"medians of {min(runs)} runs (memory: the highest); in brackets relict's share of the peer's figure\n")
 print("| work | " + " | ".join(tools) + " |")
 print("|---" * (len(tools) + 1) + "|")

@@ -512,11 +512,13 @@ fn what_is_known_is_not_asked_again() {
     let once = [Request::Open, Request::Opendir, Request::Flush, Request::Release].map(count);
     assert!(once.iter().all(|count| *count <= 1), "{once:?}");
     assert_eq!((count(Request::Read), mount.counts.stored()), (1000, 0));
-    let listed = count(Request::Readdirplus);
-    copy("two");
-    let again = (count(Request::Read) - 1000, count(Request::Readdirplus) - listed);
-    // A page or two may have left the cache of a machine that has no room; asked again would be 1,000.
-    assert!(again.0 < 50 && again.1 < 3, "{again:?}");
+    // A machine short of memory throws pages away (3 of 25 runs beside programs that read all there is to read): not each time.
+    let asked = |round: usize| {
+        let before = (count(Request::Read), count(Request::Readdirplus));
+        copy(&format!("again{round}"));
+        (count(Request::Read) - before.0, count(Request::Readdirplus) - before.1)
+    };
+    assert!((0..5).any(|round| asked(round) == (0, 0)), "{:?}", mount.counts);
     fs::metadata(mount.point("d/none")).unwrap_err();
     let lookups = count(Request::Lookup);
     fs::metadata(mount.point("d/none")).unwrap_err();

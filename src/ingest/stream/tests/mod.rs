@@ -121,6 +121,8 @@ struct World {
     chunk_reads: AtomicU64,
     new_chunks: AtomicU64,
     new_bytes: AtomicU64,
+    /// How each segment was searched, and its bytes.
+    segments: Mutex<Vec<(Search, usize)>>,
     settles: AtomicU64,
     /// Different nodes read.
     touched: Mutex<HashSet<ChunkId>>,
@@ -152,6 +154,7 @@ impl World {
             chunk_reads: AtomicU64::new(0),
             new_chunks: AtomicU64::new(0),
             new_bytes: AtomicU64::new(0),
+            segments: Mutex::default(),
             settles: AtomicU64::new(0),
             touched: Mutex::default(),
             states: Mutex::default(),
@@ -346,7 +349,7 @@ impl ChunkSink for World {
         Ok(ids.iter().map(|id| claimed.insert(*id)).collect())
     }
 
-    fn store_content(&self, _: Search, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
+    fn store_content(&self, search: Search, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
         let mut at = 0;
         for (id, len) in chunks {
             let bytes = raw[at..at + *len as usize].to_vec();
@@ -357,6 +360,7 @@ impl ChunkSink for World {
             at += *len as usize;
         }
         assert_eq!(at, raw.len());
+        self.segments.lock().unwrap().push((search, at));
         Ok(())
     }
 }

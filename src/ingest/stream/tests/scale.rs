@@ -185,6 +185,21 @@ fn an_exbibyte_of_nothing_costs_nothing() {
 }
 
 #[test]
+fn segments_behind_the_first_gib_are_longer_and_searched_twice() {
+    for (offset, search, bytes) in [(0, Search::Once, 256 << 10), (1 << 30, Search::Twice, 384 << 10)] {
+        let world = World::new();
+        let ops =
+            [Op::Create("f".into(), FileKind::File, Some(257)), Op::Write("f".into(), offset, noise(9, 6_000_000))];
+        world.ingest(None, &ops).unwrap();
+        let segments = world.segments.lock().unwrap();
+        assert!(segments.iter().all(|(how, _)| *how == search), "{segments:?}");
+        // As near to that as chunks allow; the others are the ends of the workers.
+        let full = segments.iter().filter(|(_, len)| len.abs_diff(bytes) <= 16 << 10).count();
+        assert!(full * bytes > 3_000_000 && full + 2 >= segments.len(), "{segments:?}");
+    }
+}
+
+#[test]
 fn a_clone_of_a_large_file_reads_nothing() {
     let world = World { chunk_bytes: DEFAULT_CHUNKS, ..World::new() };
     image(&world, 250_000);
