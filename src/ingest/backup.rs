@@ -7,8 +7,8 @@ use super::roots::resolve;
 use super::scan::{Scan, Scanned};
 use super::sink::ChunkSink;
 use super::walker::Rules;
-use crate::catalog::tree::{self, ReadNodes, WriteNodes};
-use crate::store::{NodePacker, Search, Writer, WriterStats};
+use crate::catalog::tree::{self, ReadNodes};
+use crate::store::{Search, Writer, WriterStats};
 use crate::{Error, ErrorKind, Result};
 use repo_format::{
     ChunkId, Counts, Key, NO_ACLS_TAG, PointId, PointRecord, ROOT_INO, SET_TAG, SegmentKind, SetId, SourceKind, Time,
@@ -173,13 +173,10 @@ impl Backup<'_> {
 
     /// Sets `acls` if the tree gets an ACL.
     fn write_tree(&self, scanned: Scanned, compared: Option<&PointRecord>, acls: &mut bool) -> Result<ChunkId> {
-        let mut packer = self.writer.node_writer();
         let nodes: &dyn ReadNodes = &**self.writer.repository();
         let old = compared.map(|parent| &parent.root);
         let edits = scanned.into_edits()?.inspect(|edit| *acls |= edit.as_ref().is_ok_and(|(key, _)| is_acl(key)));
-        let root = tree::apply(nodes, old, edits, &mut Nodes(&mut packer))?;
-        packer.flush()?;
-        Ok(root)
+        self.writer.write_nodes(|packer| tree::apply(nodes, old, edits, packer))
     }
 }
 
@@ -191,15 +188,6 @@ fn is_acl(key: &[u8]) -> bool {
 /// Whether an extended attribute is a POSIX ACL.
 pub(super) fn is_acl_name(name: &[u8]) -> bool {
     name.starts_with(b"system.posix_acl_")
-}
-
-/// The store as the place of new nodes.
-pub(super) struct Nodes<'p, 'w>(pub(super) &'p mut NodePacker<'w>);
-
-impl WriteNodes for Nodes<'_, '_> {
-    fn write_node(&mut self, bytes: Vec<u8>) -> Result<ChunkId> {
-        self.0.write_node(&bytes)
-    }
 }
 
 impl ChunkSink for Writer {

@@ -646,8 +646,18 @@ fn descriptors(with_blobs: bool) -> Vec<ColumnFamilyDescriptor> {
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(16 << 20);
     options.set_compression_type(rocksdb::DBCompressionType::None);
-    let mut all: Vec<_> =
-        COLUMN_FAMILIES.iter().map(|name| ColumnFamilyDescriptor::new(*name, options.clone())).collect();
+    let mut all: Vec<_> = COLUMN_FAMILIES
+        .iter()
+        .map(|name| {
+            let mut options = options.clone();
+            if *name == "chunks" {
+                // Most chunks that are asked for are new, and would be looked for in memory all the way down.
+                options.set_memtable_whole_key_filtering(true);
+                options.set_memtable_prefix_bloom_ratio(0.02);
+            }
+            ColumnFamilyDescriptor::new(*name, options)
+        })
+        .collect();
     all.push(ColumnFamilyDescriptor::new("default", options.clone()));
     if with_blobs {
         options.set_enable_blob_files(true);

@@ -637,6 +637,28 @@ fn packages_are_sealed_at_their_size_while_others_write() {
     assert_eq!((w.stats().data_packages, w.stats().new_data_chunks), (3, 150));
 }
 
+#[test]
+fn nodes_are_stored_beside_and_an_error_there_is_told() {
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    let nodes = |count: u32| {
+        move |packer: &mut NodePacker<'_>| (0..count).map(|n| packer.write_node(&content(n, 16 << 10))).collect()
+    };
+    let ids: Vec<ChunkId> = w.write_nodes(nodes(200)).unwrap();
+    w.checkpoint().unwrap();
+    assert_eq!((ids.len(), w.stats().new_chunks, w.stats().segments), (200, 200, 13));
+    let r = reader(dir.path());
+    (0..).zip(&ids).for_each(|(n, id)| assert_eq!(&*r.chunk(id).unwrap(), &content(n, 16 << 10)[..]));
+
+    // One full segment: only the thread beside meets the error.
+    let dir = new_repo(&cheap());
+    let w = writer(dir.path());
+    std::fs::rename(dir.path().join("packages"), dir.path().join("away")).unwrap();
+    std::fs::write(dir.path().join("packages"), "").unwrap();
+    let error = w.write_nodes(nodes(16)).map(|ids: Vec<ChunkId>| ids).unwrap_err();
+    assert!(error.to_string().contains("package"), "{error}");
+}
+
 /// Numbers of the packages that are not sealed, and whether there is a file.
 fn open_packages(w: &Writer) -> Vec<(u32, bool)> {
     let packages = w.repository().index().packages().unwrap().into_iter().filter(|p| !p.sealed);

@@ -13,7 +13,7 @@ use super::recover;
 use super::repository::{OpenOptions, Repository, Unlock, open_keys_and_index, writable_header};
 use super::segment::{Compression, Packed, Search};
 use crate::error::{Error, ErrorKind, Result};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use repo_format::{
     ChunkId, FooterEntry, PACKAGE_HEADER_BYTES, PackageFooter, PackageHeader, PackageId, PackageKind, PointId,
     PointRecord, PointState, SegmentKind, StoreKind, TableEntry,
@@ -422,7 +422,30 @@ impl Writer {
     /// Takes tree nodes, stores each once, and packs them into segments.
     #[must_use]
     pub fn node_writer(&self) -> NodePacker<'_> {
-        NodePacker { writer: self, chunks: Vec::new(), raw: Vec::with_capacity(NODE_SEGMENT_BYTES) }
+        NodePacker { writer: self, chunks: Vec::new(), raw: Vec::with_capacity(NODE_SEGMENT_BYTES), beside: None }
+    }
+
+    /// Runs `write` with such a packer; full segments are compressed beside it on a thread of their own, since whoever builds a
+    /// large tree keeps one core busy with that alone. All nodes are stored when this returns.
+    ///
+    /// # Errors
+    /// Those of `write`; `Io` when there can be no thread; otherwise when the medium fails.
+    pub fn write_nodes<T>(&self, write: impl FnOnce(&mut NodePacker<'_>) -> Result<T>) -> Result<T> {
+        std::thread::scope(|scope| {
+            let (sender, segments) = bounded::<NodeSegment>(1);
+            let store = move || segments.iter().try_for_each(|(chunks, raw)| self.store_nodes(&chunks, &raw));
+            let thread = std::thread::Builder::new().name("relict-nodes".into()).spawn_scoped(scope, store);
+            let thread = thread.map_err(|e| Error::io("starting a thread", e))?;
+            let mut packer = NodePacker { beside: Some(sender), ..self.node_writer() };
+            let written = write(&mut packer).and_then(|out| packer.flush().map(|()| out));
+            drop(packer);
+            let stored = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            stored.and(written)
+        })
+    }
+
+    fn store_nodes(&self, chunks: &[(ChunkId, u32)], raw: &[u8]) -> Result<()> {
+        self.store_segment(SegmentKind::Node, chunks, raw)
     }
 
     /// Ends as a killed process would: nothing is finished.
@@ -707,11 +730,16 @@ impl Shared {
     }
 }
 
+/// Nodes that are a segment together, and their bytes.
+type NodeSegment = (Vec<(ChunkId, u32)>, Vec<u8>);
+
 /// Packs tree nodes into segments.
 pub struct NodePacker<'a> {
     writer: &'a Writer,
     chunks: Vec<(ChunkId, u32)>,
     raw: Vec<u8>,
+    /// To a thread that stores full segments.
+    beside: Option<Sender<NodeSegment>>,
 }
 
 impl NodePacker<'_> {
@@ -725,10 +753,23 @@ impl NodePacker<'_> {
             self.chunks.push((id, bytes.len() as u32));
             self.raw.extend_from_slice(bytes);
             if self.raw.len() >= NODE_SEGMENT_BYTES {
-                self.flush()?;
+                self.store_full()?;
             }
         }
         Ok(id)
+    }
+
+    /// Hands a full segment to the thread beside; stores it here when there is none, or when it has enough to do.
+    fn store_full(&mut self) -> Result<()> {
+        let Some(beside) = &self.beside else { return self.flush() };
+        let room = Vec::with_capacity(self.raw.capacity());
+        let segment = (std::mem::take(&mut self.chunks), std::mem::replace(&mut self.raw, room));
+        match beside.try_send(segment) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full((chunks, raw)) | TrySendError::Disconnected((chunks, raw))) => {
+                self.writer.store_nodes(&chunks, &raw)
+            }
+        }
     }
 
     /// Stores what is collected. Must be called before the tree's root is used.
@@ -736,7 +777,7 @@ impl NodePacker<'_> {
     /// # Errors
     /// When the medium fails.
     pub fn flush(&mut self) -> Result<()> {
-        self.writer.store_segment(SegmentKind::Node, &self.chunks, &self.raw)?;
+        self.writer.store_nodes(&self.chunks, &self.raw)?;
         self.chunks.clear();
         self.raw.clear();
         Ok(())

@@ -3,7 +3,6 @@
 use crate::Result;
 use crate::catalog::edits::SortedEdits;
 use crate::catalog::tree::{self, ReadNodes};
-use crate::ingest::backup::Nodes;
 use crate::ingest::sink::ChunkSink;
 use crate::store::Writer;
 use repo_format::ChunkId;
@@ -38,9 +37,7 @@ impl Store for Writer {
     }
 
     fn apply(&self, root: Option<&ChunkId>, edits: SortedEdits, readable: bool) -> Result<ChunkId> {
-        let mut packer = self.node_writer();
-        let root = tree::apply(Store::nodes(self), root, edits, &mut Nodes(&mut packer))?;
-        packer.flush()?;
+        let root = self.write_nodes(|packer| tree::apply(Store::nodes(self), root, edits, packer))?;
         if readable {
             self.checkpoint()?;
         }
