@@ -29,6 +29,8 @@ want zstd zstd
 want fio fio
 want smbd samba
 want smbclient smbclient
+# Shares with Previous Versions need this one; it only comes along with samba where recommended packages are installed.
+compgen -G '/usr/lib/*/samba/vfs/shadow_copy2.so' >/dev/null || need+=(samba-vfs-modules)
 [ -x /usr/sbin/thin_delta ] || want thin_delta thin-provisioning-tools
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 # bindgen reads RocksDB's C header through libclang; libclang-cpp, which may be there alone, is another library.

@@ -10,8 +10,8 @@
 #   KEPT=FILE                        figures are added to FILE, and the table is of all that is in it: runs in pieces
 #
 # All encrypted, all with default settings, page cache warm for the source. Every tool gets a new repository for
-# every run, as root on a disk of its own beside what it reads, and restores to another (DISK_GIB=8 each). Times are wall seconds of the whole
-# process, memory is the peak of its largest process.
+# every run, as root on a disk of its own beside what it reads, and restores to another (DISK_GIB=8 each; 0: directories).
+# Times are wall seconds of the whole process, memory is the peak of its largest process.
 set -euo pipefail
 
 bin=${RELICT_BIN:-$(cd "$(dirname "$0")/../.." && pwd)/target/release}
@@ -126,10 +126,10 @@ trees() {
 images() {
   local tool=$1 v1=$2 v2=$3
   fresh "$tool"
-  mkdir "$disk/vm"; cp --sparse=always "$v1" "$disk/vm/disk.raw"; sync
+  mkdir "$disk/vm"; cp --sparse=always "$v1" "$disk/vm/disk.raw"; warm "$disk/vm"; sync
   clock "first backup of the image" "$tool" "${tool}_backup" "$disk/vm"
   size "repository, image" "$tool"
-  cp --sparse=always "$v2" "$disk/vm/disk.raw"; sync
+  cp --sparse=always "$v2" "$disk/vm/disk.raw"; warm "$disk/vm"; sync
   clock "changed backup of the image" "$tool" "${tool}_backup" "$disk/vm"
   size "repository, image and changed" "$tool"
   rm "$disk/vm/disk.raw"
