@@ -19,7 +19,6 @@ want mkfs.btrfs btrfs-progs
 want setpriv util-linux
 want prlimit util-linux
 want script bsdutils
-want mkfs.btrfs btrfs-progs
 want python3 python3
 want tar tar
 want qemu-nbd qemu-utils

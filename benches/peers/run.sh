@@ -86,7 +86,10 @@ clock() {
     restore*) row "peak memory of restores, MB" "$tool" $((kilobytes / 1000)) ;;
   esac
 }
-size() { row "$1, MB" "$2" "$(du -s --block-size=100kB "$repo" | awk '{ print $1 / 10 }')"; }
+# What the repository takes, in 100,000 bytes.
+taken() { du -s --block-size=100kB "$repo" | cut -f1; }
+megabytes() { row "$1, MB" "$2" "$(($3 / 10)).$(($3 % 10))"; }
+size() { megabytes "$1" "$2" "$(taken)"; }
 # An unprivileged reader's way to read a source once, so that nobody pays for a cold cache.
 warm() { tar -cf - "$1" 2> /dev/null | cat > /dev/null; }
 end_mount() { for _ in $(seq 100); do umount "$work/mnt" 2> /dev/null && return; sleep 0.1; done; umount -l "$work/mnt"; }
@@ -129,13 +132,13 @@ images() {
   mkdir "$disk/vm"; cp --sparse=always "$v1" "$disk/vm/disk.raw"; warm "$disk/vm"; sync
   clock "first backup of the image" "$tool" "${tool}_backup" "$disk/vm"
   size "repository, image" "$tool"
+  new_disk "$out" "${DISK_GIB:-8}"
+  clock "restore of the image" "$tool" "${tool}_restore" "$out" "$disk/vm"
+  cmp "$(find "$out" -name disk.raw)" "$v1"
+  new_disk "$out" "${DISK_GIB:-8}"
   cp --sparse=always "$v2" "$disk/vm/disk.raw"; warm "$disk/vm"; sync
   clock "changed backup of the image" "$tool" "${tool}_backup" "$disk/vm"
   size "repository, image and changed" "$tool"
-  rm "$disk/vm/disk.raw"
-  new_disk "$out" "${DISK_GIB:-8}"
-  clock "restore of the image" "$tool" "${tool}_restore" "$out" "$disk/vm"
-  cmp "$(find "$out" -name disk.raw)" "$v2"
 }
 
 big() {
@@ -153,8 +156,8 @@ one() {
   fresh "$tool"
   for what in "$@"; do
     "${tool}_backup" "$what"
-    now=$(du -s --block-size=100kB "$repo" | cut -f1)
-    row "one repository, + $(basename "$what"), MB" "$tool" "$(awk "BEGIN { print ($now - $before) / 10 }")"
+    now=$(taken)
+    megabytes "one repository, + $(basename "$what")" "$tool" $((now - before))
     before=$now
   done
   size "one repository, sum" "$tool"

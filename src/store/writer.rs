@@ -426,7 +426,8 @@ impl Writer {
     }
 
     /// Runs `write` with such a packer; full segments are compressed beside it on a thread of their own, since whoever builds a
-    /// large tree keeps one core busy with that alone. All nodes are stored when this returns.
+    /// large tree keeps one core busy with that alone. All nodes are stored when this returns; not durable before a
+    /// checkpoint (SPEC.md section 10).
     ///
     /// # Errors
     /// Those of `write`; `Io` when there can be no thread; otherwise when the medium fails.

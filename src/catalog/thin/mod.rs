@@ -202,18 +202,18 @@ impl Thinning {
         let repository = writer.repository();
         let records: std::collections::HashMap<_, _> = repository.index().points()?.into_iter().collect();
         let members = self.members.clone();
-        let mut packer = writer.node_writer();
         let mut out = Vec::new();
-        self.trees(&**repository, &mut packer, stop, |thinner| {
-            if let Some(point) = members.get(thinner.member).map(|member| &member.point)
-                && let Some(chunk) = records.get(&point.id)
-            {
-                out.push(record::thinned(point, *chunk, &thinner, now));
-                announce("thinned-tree");
-            }
-            Ok(())
+        writer.write_nodes(|packer| {
+            self.trees(&**repository, packer, stop, |thinner| {
+                if let Some(point) = members.get(thinner.member).map(|member| &member.point)
+                    && let Some(chunk) = records.get(&point.id)
+                {
+                    out.push(record::thinned(point, *chunk, &thinner, now));
+                    announce("thinned-tree");
+                }
+                Ok(())
+            })
         })?;
-        packer.flush()?;
         announce("thinned-trees");
         writer.seal_all(&out)?;
         announce("thinned");

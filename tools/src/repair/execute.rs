@@ -97,9 +97,7 @@ pub fn mend_points(writer: &Writer, plan: &Plan, done: &mut Done) -> Result<()> 
 fn write_truth(writer: &Writer, point: &PointRecord, truth: Truth, why: &str, paths: &[String]) -> Result<()> {
     let repository = &**writer.repository();
     let old: Option<&ChunkId> = if truth.whole { None } else { Some(&point.root) };
-    let mut packer = writer.node_writer();
-    let root = apply(repository, old, truth.edits.finish()?, &mut packer)?;
-    packer.flush()?;
+    let root = writer.write_nodes(|packer| apply(repository, old, truth.edits.finish()?, packer))?;
     let mut record = PointRecord { root, next_ino: truth.next_ino, sealed: sealed_after(point), ..point.clone() };
     record.notes.push(note(why, truth.marked, paths).into_bytes());
     writer.seal(&record)
