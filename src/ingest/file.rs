@@ -114,7 +114,7 @@ impl FileJob {
         // A file that was put in the place of the one that was listed keeps the place, but not the identity.
         let same = (read.stat.dev, read.stat.ino) == (self.stat.dev, self.stat.ino);
         if !same {
-            edits.push((Key::SourceIno(self.source.fs, self.source.ino).encode(), Edit::Delete));
+            run.replace(self.ino, self.old.as_deref().copied());
         }
         let source = as_read(self.source, read.in_part || read.attributes.in_part);
         let mut inode = inode_of(&read.stat, 1, read.attributes.flags, Some(source).filter(|_| same));

@@ -41,6 +41,7 @@ pub(super) struct Run<'a> {
     report: Mutex<Report>,
     shared_inodes: Mutex<HashMap<u64, Inode>>,
     left_out: Mutex<Vec<LeftOut>>,
+    replaced: Mutex<Vec<(u64, Option<Inode>)>>,
 }
 
 /// What is left of a [`Run`] when its threads are gone.
@@ -49,6 +50,8 @@ pub(super) struct RunEnd {
     pub(super) report: Report,
     pub(super) shared_inodes: HashMap<u64, Inode>,
     pub(super) left_out: Vec<LeftOut>,
+    /// Files that are not what was listed, with their attributes in the parent point, if they are there.
+    pub(super) replaced: Vec<(u64, Option<Inode>)>,
 }
 
 impl<'a> Run<'a> {
@@ -74,6 +77,7 @@ impl<'a> Run<'a> {
             report: Mutex::default(),
             shared_inodes: Mutex::default(),
             left_out: Mutex::default(),
+            replaced: Mutex::default(),
         }
     }
 
@@ -120,6 +124,11 @@ impl<'a> Run<'a> {
         lock(&self.left_out).push(file);
     }
 
+    /// Says that a file was put in the place of the one that was listed; `old` is what the parent point has there.
+    pub(super) fn replace(&self, ino: u64, old: Option<Inode>) {
+        lock(&self.replaced).push((ino, old));
+    }
+
     /// The files that were left out so far.
     pub(super) fn take_left_out(&self) -> Vec<LeftOut> {
         std::mem::take(&mut lock(&self.left_out))
@@ -141,6 +150,7 @@ impl<'a> Run<'a> {
             report: into_inner(self.report),
             shared_inodes: into_inner(self.shared_inodes),
             left_out: into_inner(self.left_out),
+            replaced: into_inner(self.replaced),
         })
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Scanned {
     pub(super) edits: EditSet,
     /// Inodes whose names must not be put into the tree, see [`Scanned::into_edits`].
     unreadable: HashSet<u64>,
+    /// Inodes that are not what was listed under their number in the source; see there, too.
+    replaced: HashSet<u64>,
     pub(super) next_ino: u64,
     pub(super) file_systems: Vec<Vec<u8>>,
     /// Files, directories, bytes, bytes read and errors.
@@ -117,23 +119,27 @@ fn no_thread(error: std::io::Error) -> Error {
 }
 
 impl Scanned {
-    /// The edits in order.
+    /// The edits in order. What the walk put for inodes before anybody knew what becomes of them is taken out here: the
+    /// last put counts, so the row of a source inode that was met again at another place stays with that place.
     pub(super) fn into_edits(self) -> Result<impl Iterator<Item = Result<(Vec<u8>, Edit)>>> {
-        let unreadable = self.unreadable;
-        let edits = self.edits.finish()?;
-        Ok(edits.map(move |edit| edit.map(|(key, edit)| without_name_of(&unreadable, key, edit))))
-    }
-}
-
-/// Takes the names of an inode that could not be read out again, however many it has.
-fn without_name_of(unreadable: &HashSet<u64>, key: Vec<u8>, edit: Edit) -> (Vec<u8>, Edit) {
-    let is_name = |key: &[u8]| key.get(8) == Some(&(KeyKind::Dirent as u8));
-    match &edit {
-        Edit::Put(value) if !unreadable.is_empty() && is_name(&key) => match Dirent::decode(value) {
-            Ok(dirent) if unreadable.contains(&dirent.ino) => (key, Edit::Delete),
+        let Self { edits, unreadable, replaced, .. } = self;
+        let all_real = unreadable.is_empty() && replaced.is_empty();
+        let is_void = move |key: &[u8], value: &[u8]| {
+            let is = |kind: KeyKind| key.get(8) == Some(&(kind as u8));
+            if is(KeyKind::Dirent) {
+                Dirent::decode(value).is_ok_and(|dirent| unreadable.contains(&dirent.ino))
+            } else if is(KeyKind::SourceIno) {
+                let ino = value.try_into().map(u64::from_le_bytes);
+                ino.is_ok_and(|ino| unreadable.contains(&ino) || replaced.contains(&ino))
+            } else {
+                false
+            }
+        };
+        let real = move |(key, edit): (Vec<u8>, Edit)| match &edit {
+            Edit::Put(value) if !all_real && is_void(&key, value) => (key, Edit::Delete),
             _ => (key, edit),
-        },
-        _ => (key, edit),
+        };
+        Ok(edits.finish()?.map(move |edit| edit.map(&real)))
     }
 }
 
@@ -146,11 +152,16 @@ struct Finish<'a> {
 
 impl Finish<'_> {
     fn finish(mut self, end: RunEnd) -> Result<Scanned> {
-        let RunEnd { edits: mut set, report, shared_inodes, left_out } = end;
+        let RunEnd { edits: mut set, report, shared_inodes, left_out, replaced } = end;
         let mut edits = Edits::new();
         let unreadable = left_out.iter().map(|file| file.ino).collect();
         for file in left_out {
             self.leave_out(file, &mut edits);
+        }
+        if let Some(old) = self.old {
+            for (ino, inode) in &replaced {
+                inode.iter().try_for_each(|inode| self.forget_source(&old, *ino, inode, &mut edits))?;
+            }
         }
         self.count_names(&shared_inodes, &mut edits)?;
         self.remove_dead(&mut edits, &mut set)?;
@@ -160,6 +171,7 @@ impl Finish<'_> {
         Ok(Scanned {
             edits: set,
             unreadable,
+            replaced: replaced.into_iter().map(|(ino, _)| ino).collect(),
             next_ino: self.walked.next_ino,
             file_systems: self.walked.file_systems.into_texts(),
             counts,
@@ -169,7 +181,6 @@ impl Finish<'_> {
 
     fn leave_out(&mut self, file: LeftOut, edits: &mut Edits) {
         edits.push((Key::Dirent(file.dir_ino, &file.name).encode(), Edit::Delete));
-        edits.push((Key::SourceIno(file.source.fs, file.source.ino).encode(), Edit::Delete));
         self.walked.counts.files -= 1;
         self.walked.counts.bytes -= file.stat.size;
         if file.old.is_some() {
@@ -218,7 +229,7 @@ impl Finish<'_> {
         Ok(())
     }
 
-    /// The entry by which a dead inode was known, unless it is another inode's by now.
+    /// The entry by which an inode was known that is dead or another one now, unless it is another inode's by now.
     fn forget_source(&self, old: &OldTree<'_>, ino: u64, inode: &Inode, edits: &mut Edits) -> Result<()> {
         let Some(source) = inode.source else { return Ok(()) };
         if self.walked.reclaimed.contains(&(source.fs, source.ino)) {

@@ -1,7 +1,7 @@
 //! Scans of real directories into memory, held against what the file system itself says.
 
 use super::exclude::Excludes;
-use super::report::{Progress, Severity};
+use super::report::{Monitor, News, Progress, Severity};
 use super::scan::{Scan, Scanned};
 use super::sink::ChunkSink;
 use super::walker::Rules;
@@ -28,7 +28,7 @@ struct MemorySink {
     /// Set: the next segment fails.
     broken: AtomicBool,
     /// Runs once, in the middle of a scan.
-    at_first_claim: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    at_first_claim: Mutex<Option<Hook>>,
 }
 
 impl ChunkSink for MemorySink {
@@ -69,13 +69,38 @@ struct Point {
     file_systems: Vec<Vec<u8>>,
 }
 
+/// What a test does in the middle of a scan.
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// Counts, and sees the walk.
+#[derive(Default)]
+struct Watch {
+    progress: Progress,
+    /// Runs once, when a file of so many bytes has been listed and nobody has been told to read it.
+    at_file_of: Mutex<Option<(u64, Hook)>>,
+}
+
+impl Monitor for Watch {
+    fn on_read(&self, bytes: u64) {
+        self.progress.on_read(bytes);
+    }
+
+    fn on_file(&self, bytes: u64, news: News) {
+        self.progress.on_file(bytes, news);
+        let taken = self.at_file_of.lock().unwrap().take_if(|(of, _)| *of == bytes);
+        if let Some((_, now)) = taken {
+            now();
+        }
+    }
+}
+
 /// A source directory and a repository in memory.
 struct World {
     _temp: tempfile::TempDir,
     source: PathBuf,
     nodes: MemoryNodes,
     sink: MemorySink,
-    progress: Progress,
+    watch: Watch,
     stop: AtomicBool,
     excludes: Excludes,
     last: Point,
@@ -100,7 +125,7 @@ impl World {
             source,
             nodes: MemoryNodes::new(),
             sink: MemorySink::default(),
-            progress: Progress::default(),
+            watch: Watch::default(),
             stop: AtomicBool::new(false),
             excludes: Excludes::default(),
             last: Point::default(),
@@ -130,7 +155,7 @@ impl World {
             threads: 3,
             memory_bytes: 8 << 20,
         };
-        scan.run(&self.sink, &self.progress, &self.stop)
+        scan.run(&self.sink, &self.watch, &self.stop)
     }
 
     fn scan_from(&self, from: &Point, force: bool) -> Made {
@@ -372,7 +397,7 @@ fn a_first_scan_is_the_directory() {
     assert_eq!(made.counts.dirs as usize, 7 * 4 + 2 + world.source.components().count() - 1);
     assert_eq!(made.counts.bytes, made.counts.read_bytes);
     assert_eq!(world.inode("zeros").data_bytes, 0);
-    assert_eq!(world.progress.files.load(Relaxed), 304);
+    assert_eq!(world.watch.progress.files.load(Relaxed), 304);
     let segments = world.sink.segments.lock().unwrap();
     assert!(segments.iter().all(|(_, bytes)| *bytes <= 512 * 1024), "{segments:?}");
 }
@@ -410,12 +435,15 @@ fn a_second_scan_of_an_unchanged_tree_does_nothing() {
     let mut world = some_files();
     fs::hard_link(world.at("large"), world.at("large too")).unwrap();
     let first = world.scan();
-    let (segments, read) = (world.sink.segments.lock().unwrap().len(), world.progress.read_bytes.load(Relaxed));
+    let (segments, read) = (world.sink.segments.lock().unwrap().len(), world.watch.progress.read_bytes.load(Relaxed));
     let second = world.scan();
     assert_eq!(second.edits, []);
     assert_eq!(second.counts.read_bytes, 0);
-    assert_eq!((segments, read), (world.sink.segments.lock().unwrap().len(), world.progress.read_bytes.load(Relaxed)));
-    assert_eq!(world.progress.unchanged_files.load(Relaxed), 304);
+    assert_eq!(
+        (segments, read),
+        (world.sink.segments.lock().unwrap().len(), world.watch.progress.read_bytes.load(Relaxed))
+    );
+    assert_eq!(world.watch.progress.unchanged_files.load(Relaxed), 304);
     assert_eq!((second.counts.files, second.counts.bytes), (first.counts.files, first.counts.bytes));
     assert_eq!(world.dump(&first.point), world.dump(&second.point));
     assert_eq!(first.point.next_ino, second.point.next_ino);
@@ -701,17 +729,67 @@ fn a_large_file_is_read_by_another_name_too() {
     (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
     world.write("dir/first", &noise(9, 4_000_000));
     fs::create_dir(world.at("other")).unwrap();
-    fs::hard_link(world.at("dir/first"), world.at("other/name")).unwrap();
-    fs::hard_link(world.at("dir/first"), world.at("other/gone")).unwrap();
+    ["name", "stays", "gone"].iter().for_each(|name| {
+        fs::hard_link(world.at("dir/first"), world.at(&format!("other/{name}"))).unwrap();
+    });
     let gone = [world.at("dir/first"), world.at("other/gone")];
-    *world.sink.at_first_claim.lock().unwrap() =
-        Some(Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap())));
+    *world.watch.at_file_of.lock().unwrap() =
+        Some((4_000_000, Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap()))));
     let made = world.scan_from(&Point::default(), false);
     Tree::read(&world, &made.point).check_whole(&made.point);
     assert_eq!(made.counts.errors, 0, "{:?}", made.findings);
+    assert!(made.findings.iter().any(|(_, what)| what.contains("another of its names")), "{:?}", made.findings);
     world.last = made.point;
     assert_eq!(world.inode("other/name").size, 4_000_000);
     world.scan();
+}
+
+#[test]
+fn a_file_that_moves_before_it_is_read_is_known_at_its_new_place() {
+    let mut world = World::new();
+    (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
+    world.write("dir/file", &noise(9, 4_000_000));
+    fs::create_dir(world.at("other")).unwrap();
+    let (from, to) = (world.at("dir/file"), world.at("other/file"));
+    // `other` is listed ahead, or when the walk comes to it: both is right.
+    *world.watch.at_file_of.lock().unwrap() = Some((4_000_000, Box::new(move || fs::rename(from, to).unwrap())));
+    let made = world.scan_from(&Point::default(), false);
+    Tree::read(&world, &made.point).check_whole(&made.point);
+    assert_eq!(made.findings, [(Severity::Note, "it went away before it was read".to_owned())]);
+    world.last = made.point;
+    world.scan();
+    // Known by its number in the source wherever it goes.
+    let ino = world.ino_of("other/file");
+    fs::rename(world.at("other/file"), world.at("dir/again")).unwrap();
+    world.scan();
+    assert_eq!(world.ino_of("dir/again"), ino);
+}
+
+#[test]
+fn a_file_whose_place_is_taken_before_it_is_read_is_known_at_its_new_place() {
+    for was_there in [false, true] {
+        let mut world = World::new();
+        (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
+        world.write("dir/file", &noise(8, 4_000_000));
+        fs::create_dir(world.at("other")).unwrap();
+        if was_there {
+            world.scan();
+            world.write("dir/file", &noise(9, 4_000_000));
+        }
+        let (from, to) = (world.at("dir/file"), world.at("other/file"));
+        let swap = move || {
+            fs::rename(&from, to).unwrap();
+            fs::write(from, b"another").unwrap();
+        };
+        *world.watch.at_file_of.lock().unwrap() = Some((4_000_000, Box::new(swap)));
+        world.last = world.scan_from(&world.last, false).point;
+        assert_eq!(world.inode("dir/file").source, None, "it is not what was listed");
+        world.scan();
+        let ino = world.ino_of("other/file");
+        fs::rename(world.at("other/file"), world.at("dir/again")).unwrap();
+        world.scan();
+        assert_eq!(world.ino_of("dir/again"), ino);
+    }
 }
 
 #[test]
@@ -721,8 +799,8 @@ fn a_file_with_names_that_are_all_gone_is_left_out_under_all() {
     world.write("first", &noise(9, 2_000_000));
     fs::hard_link(world.at("first"), world.at("second")).unwrap();
     let gone = [world.at("first"), world.at("second")];
-    *world.sink.at_first_claim.lock().unwrap() =
-        Some(Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap())));
+    *world.watch.at_file_of.lock().unwrap() =
+        Some((2_000_000, Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap()))));
     let made = world.scan_from(&Point::default(), false);
     assert_eq!(made.findings, [(Severity::Note, "it went away before it was read, under all its names".to_owned())]);
     Tree::read(&world, &made.point).check_whole(&made.point);
@@ -795,7 +873,7 @@ fn roots_that_are_files_or_inside_each_other() {
             threads: 0,
             memory_bytes: 0,
         };
-        let scanned = scan.run(&world.sink, &world.progress, &world.stop).unwrap();
+        let scanned = scan.run(&world.sink, &world.watch, &world.stop).unwrap();
         let (next_ino, file_systems) = (scanned.next_ino, scanned.file_systems.clone());
         let root = tree::apply(&world.nodes, from.root.as_ref(), scanned.into_edits().unwrap(), &mut &world.nodes);
         Point { root: Some(root.unwrap()), next_ino, file_systems }
