@@ -13,6 +13,7 @@ use crate::catalog::points::{Filter, Points, printable, short_id};
 use crate::store::Repository;
 use crate::{Error, ErrorKind, Result};
 use repo_format::PointRecord;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -146,12 +147,21 @@ impl Planner<'_> {
             Err(error) => return distrust_of(point, error),
         };
         let bytes = ranges.iter().map(|range| range.len).sum::<u64>();
-        let note = format!(
+        let mut note = format!(
             "by differences: {what}, {bytes} bytes in {} ranges, against the state '{}' (restore point {})",
             ranges.len(),
             printable(states::id(point).unwrap_or_default()),
             short_id(point)
         );
+        if !damaged.is_empty() {
+            let bytes = damaged.iter().map(|range| range.len).sum::<u64>();
+            let places = damaged.len();
+            let _ = write!(
+                note,
+                "; {bytes} bytes in {places} places, met when its base was compared with the disk, were damaged in the repository \
+                 and were read again from the source"
+            );
+        }
         if base.size() < size {
             // Producers do not agree on whether what was added is marked.
             ranges.push(ChangedRange { offset: base.size(), len: size - base.size(), zero: false });
