@@ -43,6 +43,22 @@ impl Chunker {
         let (_, len) = cut(run, self.min_bytes, self.avg_bytes, self.max_bytes, small, large, small << 1, large << 1);
         len
     }
+
+    /// Whether [`Chunker::cut`] cuts behind the first `len` bytes of `run`, given that they are a chunk elsewhere: so no cut
+    /// comes before. What decides is the 64 bytes up to the one behind the cut. False if that is too close to the
+    /// shortest length to be seen by itself.
+    #[must_use]
+    pub fn cuts_after_chunk(&self, run: &[u8], len: usize) -> bool {
+        if len == run.len() || len >= self.max_bytes {
+            return len == run.len().min(self.max_bytes);
+        }
+        let Some(start) = len.checked_sub(64).filter(|start| *start >= self.min_bytes) else { return false };
+        let (small, large) = self.masks;
+        let mask = if len < self.avg_bytes { small } else { large };
+        let decisive = run.get(start..len + 2).unwrap_or_default();
+        // A mask of ones lets no byte before be a cut.
+        decisive.len() == 66 && cut(decisive, 0, 64, 66, u64::MAX, mask, u64::MAX, mask << 1).1 == 64
+    }
 }
 
 /// What stands at the front of the window.
@@ -107,6 +123,17 @@ impl Splitter {
     /// the file's end follow the window, so that it ends at a block's border or with the file.
     /// A piece counts as taken: the next window begins behind it.
     pub fn next(&mut self, window: &[u8], last: bool) -> Piece {
+        self.next_known(window, last, &mut |_, _| None)
+    }
+
+    /// The same for a caller who may know the length of a chunk: asked with its offset in the file, and with bytes that
+    /// reach the largest chunk's length or the run's end. It must be what [`Chunker::cut`] would say of them.
+    pub fn next_known(
+        &mut self,
+        window: &[u8],
+        last: bool,
+        known: &mut dyn FnMut(u64, &[u8]) -> Option<usize>,
+    ) -> Piece {
         if self.data_until.is_none() {
             let zeros = leading_zeros(window, last);
             if zeros > 0 {
@@ -118,22 +145,28 @@ impl Splitter {
             }
             self.data_until = Some(self.at);
         }
-        self.next_of_run(window, last)
+        self.next_of_run(window, last, known)
     }
 
-    fn next_of_run(&mut self, window: &[u8], last: bool) -> Piece {
+    fn next_of_run(
+        &mut self,
+        window: &[u8],
+        last: bool,
+        known_len: &mut dyn FnMut(u64, &[u8]) -> Option<usize>,
+    ) -> Piece {
         self.look_ahead(window, last);
         if self.run_end == Some(self.at) {
             // A largest chunk ended with its run, which could not be seen then.
             (self.data_until, self.run_end) = (None, None);
-            return if last && window.is_empty() { Piece::More } else { self.next(window, last) };
+            return if last && window.is_empty() { Piece::More } else { self.next_known(window, last, known_len) };
         }
         let until = self.run_end.or(self.data_until).unwrap_or(self.at);
         let known = usize::try_from(until.saturating_sub(self.at)).unwrap_or(usize::MAX).min(window.len());
         if self.run_end.is_none() && known < self.chunker.max_bytes {
             return Piece::More;
         }
-        let len = self.chunker.cut(window.get(..known).unwrap_or(window));
+        let front = window.get(..known).unwrap_or(window);
+        let len = known_len(self.at, front).unwrap_or_else(|| self.chunker.cut(front));
         self.at += len as u64;
         if self.run_end == Some(self.at) {
             (self.data_until, self.run_end) = (None, None);
@@ -290,5 +323,28 @@ mod tests {
         for len in [0, 1, 4095, 4096, 4097, 100_000] {
             assert_eq!(windowed(chunker, &vec![0; len], &[3000], false), []);
         }
+    }
+
+    /// A chunk that stands again before other bytes than before.
+    #[test]
+    fn a_cut_is_known_again_by_the_bytes_around_it() {
+        let chunker = Chunker::new(SMALL);
+        let mut others = 0;
+        for seed in 1..400 {
+            let mut run = noise(seed, 40_000);
+            let len = chunker.cut(&run);
+            assert!(chunker.cuts_after_chunk(&run, len) || len < SMALL[0] as usize + 64);
+            // Of one byte more or none, and of the run's end there.
+            assert!(chunker.cuts_after_chunk(&run[..len], len) && chunker.cut(&run[..len]) == len);
+            for end in [len + 1, len + 2, len + 3] {
+                let is = chunker.cut(&run[..end]) == len;
+                assert!(is || !chunker.cuts_after_chunk(&run[..end], len), "seed {seed}");
+            }
+            run[len] ^= seed as u8;
+            let is = chunker.cut(&run) == len;
+            others += usize::from(!is);
+            assert_eq!(chunker.cuts_after_chunk(&run, len), is, "seed {seed}");
+        }
+        assert!(others > 300, "{others}");
     }
 }

@@ -1,6 +1,6 @@
 //! One regular file: opening it, reading it as far as it can be read, and its entries but the extents.
 
-use super::old::{Edits, RowMerge};
+use super::old::{Edits, OldCuts, RowMerge};
 use super::report::Severity;
 use super::run::{LeftOut, Run};
 use super::source::{Attributes, SourceDir, Stat};
@@ -46,6 +46,11 @@ impl FileJob {
     /// The old tree, if it has entries of this file.
     pub(super) fn old_rows<'a>(&self, run: &Run<'a>, kind: KeyKind) -> Result<RowMerge<'a>> {
         RowMerge::new(run.old.as_ref().filter(|_| self.old.is_some()), self.ino, kind)
+    }
+
+    /// Where its content was cut in the old tree.
+    pub(super) fn old_cuts<'a>(&self, run: &Run<'a>) -> OldCuts<'a> {
+        OldCuts::new(run.old.as_ref().filter(|_| self.old.is_some()), self.ino)
     }
 
     /// The extent at `offset` as an entry.

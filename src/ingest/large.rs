@@ -6,7 +6,7 @@
 
 use super::chunker::{BLOCK_BYTES, Piece, Splitter};
 use super::file::{Content, FileJob, FileRead, wait_for_tick};
-use super::old::{Edits, RowMerge};
+use super::old::{Edits, OldCuts, RowMerge};
 use super::packer::{Filling, HUGE_FILE_BYTES, Packer};
 use super::run::{Run, lock};
 use super::source::{Attributes, Stat};
@@ -48,6 +48,8 @@ struct Cut {
     start: usize,
     len: usize,
     offset: u64,
+    /// If it is known already.
+    id: Option<ChunkId>,
 }
 
 /// Whole chunks of one file on their way to a worker.
@@ -100,7 +102,8 @@ impl LargeFiles {
     pub(super) fn run_block<'a>(&mut self, run: &Run<'a>, buffers: &Buffers, block: Block<'a>) -> Result<()> {
         run.check()?;
         let bytes_of = |cut: &Cut| block.buffer.get(cut.start..cut.start + cut.len).unwrap_or_default();
-        let ids: Vec<ChunkId> = block.cuts.iter().map(|cut| run.sink.chunk_id(bytes_of(cut))).collect();
+        let ids: Vec<ChunkId> =
+            block.cuts.iter().map(|cut| cut.id.unwrap_or_else(|| run.sink.chunk_id(bytes_of(cut)))).collect();
         let new = run.sink.claim(&ids)?;
         let packer = if block.file.huge { &mut self.huge } else { &mut self.large };
         let mut new_bytes = 0;
@@ -206,6 +209,7 @@ struct Reader<'r, 'a> {
     large: &'r Arc<LargeFile<'a>>,
     content: Content<'r>,
     splitter: Splitter,
+    old_cuts: OldCuts<'a>,
     /// The window is `buffer[start..filled]`; before it stand the chunks of the next block.
     buffer: Vec<u8>,
     start: usize,
@@ -238,6 +242,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             large,
             content: Content::new(file),
             splitter: Splitter::new(run.chunker),
+            old_cuts: large.job.old_cuts(run),
             buffer: buffers.take(buffer_bytes(run.chunker.max_bytes())),
             start: 0,
             filled: 0,
@@ -256,10 +261,17 @@ impl<'r, 'a> Reader<'r, 'a> {
         loop {
             let window = self.buffer.get(self.start..self.filled).unwrap_or_default();
             let (offset, read_until) = (self.splitter.at(), self.splitter.at() + window.len() as u64);
-            match self.splitter.next(window, read_until >= self.data_end) {
+            let (run, old_cuts, mut known) = (self.run, &mut self.old_cuts, None);
+            let mut is_as_before = |at: u64, front: &[u8]| {
+                let (id, len) = old_cuts.at(at)?;
+                let bytes = front.get(..len).filter(|_| run.chunker.cuts_after_chunk(front, len))?;
+                known = (run.sink.chunk_id(bytes) == id).then_some(id);
+                known.map(|_| len)
+            };
+            match self.splitter.next_known(window, read_until >= self.data_end, &mut is_as_before) {
                 Piece::Hole(len) => self.start += len,
                 Piece::Chunk(len) => {
-                    self.cuts.push(Cut { start: self.start, len, offset });
+                    self.cuts.push(Cut { start: self.start, len, offset, id: known });
                     self.start += len;
                     self.cut_bytes += len;
                 }

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::catalog::tree::{self, Edit, Entry, Range, ReadNodes};
-use repo_format::{ChunkId, Inode, Key, KeyKind};
+use repo_format::{ChunkId, Extent, Inode, Key, KeyKind};
 
 /// Edits on their way to the batch.
 pub(super) type Edits = Vec<(Vec<u8>, Edit)>;
@@ -98,5 +98,35 @@ impl<'a> RowMerge<'a> {
             self.advance()?;
         }
         Ok(())
+    }
+}
+
+/// Where the old tree's state of a file was cut. Where an old chunk's bytes stand again at their old place, to hash them costs
+/// less than to look for the cut behind them.
+pub(super) struct OldCuts<'a> {
+    rows: Option<Range<'a>>,
+    this: Option<(u64, Extent)>,
+}
+
+impl<'a> OldCuts<'a> {
+    /// Of an inode that the old tree has (`old` given) or has not.
+    pub(super) fn new(old: Option<&OldTree<'a>>, ino: u64) -> Self {
+        Self { rows: old.map(|old| old.rows(ino, KeyKind::Extent)), this: None }
+    }
+
+    /// The old chunk that began at `offset`, which does not fall from call to call, and its length.
+    pub(super) fn at(&mut self, offset: u64) -> Option<(ChunkId, usize)> {
+        while self.this.is_none_or(|(at, _)| at < offset) {
+            // A row that cannot be read ends them: whoever needs the rows themselves says what is wrong.
+            let Some(Ok(entry)) = self.rows.as_mut().and_then(Iterator::next) else {
+                self.rows = None;
+                return None;
+            };
+            if let (Ok(Key::Extent(_, at)), Ok(extent)) = (Key::decode(entry.key()), Extent::decode(entry.value())) {
+                self.this = Some((at, extent));
+            }
+        }
+        let (_, extent) = self.this.filter(|(at, extent)| *at == offset && extent.skip == 0 && extent.len > 0)?;
+        Some((extent.chunk, extent.len as usize))
     }
 }

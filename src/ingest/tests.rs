@@ -622,6 +622,63 @@ fn a_large_file_of_scattered_blocks() {
     world.scan();
 }
 
+/// What the old state knows of cuts is of use only where the content says the same.
+#[test]
+fn a_large_file_that_changes_is_cut_as_if_there_were_no_old_state() {
+    let mut world = World::new();
+    let extents = |world: &World, point: &Point, ino: u64| -> Vec<(u64, Vec<u8>)> {
+        let of_file = |(key, value): (Vec<u8>, Vec<u8>)| match Key::decode(&key) {
+            Ok(Key::Extent(of, at)) if of == ino => Some((at, value)),
+            _ => None,
+        };
+        world.dump(point).into_iter().filter_map(of_file).collect()
+    };
+    let mut content = noise(1, 1_200_000);
+    let mut random = noise(2, 100_000).into_iter();
+    let mut below = |n: usize| (0..4).fold(0, |r, _| (r << 8) | random.next().unwrap() as usize) % n;
+    for round in 0..120 {
+        let (at, len) = (below(content.len()), 1 + below(60_000));
+        let end = (at + len).min(content.len());
+        // Where a chunk of the state before ends.
+        let cuts = if round == 0 { Vec::new() } else { extents(&world, &world.last, world.ino_of("file")) };
+        let cut = cuts.get(below(cuts.len().max(1))).map_or(4096, |(at, _)| *at as usize);
+        match below(8) {
+            0 => content[at..end].copy_from_slice(&noise(round + 10, end - at)),
+            1 => content[at / 4096 * 4096..end].fill(0),
+            2 => drop(content.splice(at..at, noise(round + 10, len))),
+            3 => drop(content.drain(at..end)),
+            4 => content.extend(noise(round + 10, len)),
+            // The end of the file, or of a run of data, where an old cut was.
+            5 => content.truncate(cut.max(1_000_000)),
+            6 => content[cut.next_multiple_of(4096).min(end)..end.max(cut.next_multiple_of(4096).min(end))].fill(0),
+            // Holes become data again.
+            _ => {
+                for (at, block) in content.chunks_mut(4096).enumerate().filter(|(at, _)| at % 7 == round as usize % 7) {
+                    if block.iter().all(|byte| *byte == 0) {
+                        block.copy_from_slice(&noise(at as u64 + 1, block.len()));
+                    }
+                }
+            }
+        }
+        if content.len() < 1_100_000 {
+            content.extend(noise(round + 10, 200_000));
+        }
+        world.write("file", &content);
+        world.scan();
+        let fresh = world.scan_from(&Point::default(), false).point;
+        let fresh_ino = {
+            let last = std::mem::replace(&mut world.last, fresh.clone());
+            let ino = world.ino_of("file");
+            world.last = last;
+            ino
+        };
+        let now = extents(&world, &world.last, world.ino_of("file"));
+        let fresh = extents(&world, &fresh, fresh_ino);
+        let first = now.iter().zip(&fresh).find(|(a, b)| a != b).map(|(a, b)| (a.0, b.0));
+        assert!(now == fresh, "round {round}: {} and {} chunks, first at {first:?}", now.len(), fresh.len());
+    }
+}
+
 #[test]
 fn extended_attributes_come_and_go() {
     let mut world = World::new();
