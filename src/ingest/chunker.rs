@@ -45,19 +45,20 @@ impl Chunker {
     }
 
     /// Whether [`Chunker::cut`] cuts behind the first `len` bytes of `run`, given that they are a chunk elsewhere: so no cut
-    /// comes before. What decides is the 64 bytes up to the one behind the cut. False if that is too close to the
-    /// shortest length to be seen by itself.
+    /// comes before, but for one byte before, which is not tried at the end of a run of odd length. What decides is the
+    /// 64 bytes up to the one behind the cut. False also where that is not seen: too close to the shortest length, or to
+    /// the end of `run`.
     #[must_use]
     pub fn cuts_after_chunk(&self, run: &[u8], len: usize) -> bool {
         if len == run.len() || len >= self.max_bytes {
             return len == run.len().min(self.max_bytes);
         }
-        let Some(start) = len.checked_sub(64).filter(|start| *start >= self.min_bytes) else { return false };
+        let Some(start) = len.checked_sub(65).filter(|start| *start >= self.min_bytes) else { return false };
         let (small, large) = self.masks;
         let mask = if len < self.avg_bytes { small } else { large };
-        let decisive = run.get(start..len + 2).unwrap_or_default();
-        // A mask of ones lets no byte before be a cut.
-        decisive.len() == 66 && cut(decisive, 0, 64, 66, u64::MAX, mask, u64::MAX, mask << 1).1 == 64
+        let decisive = run.get(start..len + 2).and_then(|bytes| bytes.get(..66)).unwrap_or_default();
+        // A mask of ones lets no byte before these two be a cut.
+        !decisive.is_empty() && cut(decisive, 0, 64, 66, u64::MAX, mask, u64::MAX, mask << 1).1 == 65
     }
 }
 
@@ -71,6 +72,10 @@ pub enum Piece {
     /// The window must grow before this can be said.
     More,
 }
+
+/// Asked for the length of a chunk, with its offset in the file and with bytes that reach the largest chunk's length or the
+/// run's end: what [`Chunker::cut`] would say of them, if that is known without.
+pub type KnownLen<'f> = &'f mut dyn FnMut(u64, &[u8]) -> Option<usize>;
 
 /// Cuts one file, window by window.
 #[derive(Debug, Clone)]
@@ -126,14 +131,8 @@ impl Splitter {
         self.next_known(window, last, &mut |_, _| None)
     }
 
-    /// The same for a caller who may know the length of a chunk: asked with its offset in the file, and with bytes that
-    /// reach the largest chunk's length or the run's end. It must be what [`Chunker::cut`] would say of them.
-    pub fn next_known(
-        &mut self,
-        window: &[u8],
-        last: bool,
-        known: &mut dyn FnMut(u64, &[u8]) -> Option<usize>,
-    ) -> Piece {
+    /// The same for a caller who may know the length of a chunk.
+    pub fn next_known(&mut self, window: &[u8], last: bool, known_len: KnownLen<'_>) -> Piece {
         if self.data_until.is_none() {
             let zeros = leading_zeros(window, last);
             if zeros > 0 {
@@ -145,15 +144,10 @@ impl Splitter {
             }
             self.data_until = Some(self.at);
         }
-        self.next_of_run(window, last, known)
+        self.next_of_run(window, last, known_len)
     }
 
-    fn next_of_run(
-        &mut self,
-        window: &[u8],
-        last: bool,
-        known_len: &mut dyn FnMut(u64, &[u8]) -> Option<usize>,
-    ) -> Piece {
+    fn next_of_run(&mut self, window: &[u8], last: bool, known_len: KnownLen<'_>) -> Piece {
         self.look_ahead(window, last);
         if self.run_end == Some(self.at) {
             // A largest chunk ended with its run, which could not be seen then.
@@ -329,11 +323,12 @@ mod tests {
     #[test]
     fn a_cut_is_known_again_by_the_bytes_around_it() {
         let chunker = Chunker::new(SMALL);
-        let mut others = 0;
+        let near = SMALL[0] as usize + 65;
+        let (mut others, mut odd) = (0, 0);
         for seed in 1..400 {
             let mut run = noise(seed, 40_000);
             let len = chunker.cut(&run);
-            assert!(chunker.cuts_after_chunk(&run, len) || len < SMALL[0] as usize + 64);
+            assert!(chunker.cuts_after_chunk(&run, len) || len < near);
             // Of one byte more or none, and of the run's end there.
             assert!(chunker.cuts_after_chunk(&run[..len], len) && chunker.cut(&run[..len]) == len);
             for end in [len + 1, len + 2, len + 3] {
@@ -344,7 +339,16 @@ mod tests {
             let is = chunker.cut(&run) == len;
             others += usize::from(!is);
             assert_eq!(chunker.cuts_after_chunk(&run, len), is, "seed {seed}");
+            // A run of odd length that ends where a cut could be one byte before is a chunk; with more behind it, it is none.
+            run[len] ^= seed as u8;
+            if len.is_multiple_of(2) && len > near && chunker.cut(&run[..=len]) == len + 1 {
+                for byte in 0..=255 {
+                    run[len + 1] = byte;
+                    assert!(chunker.cut(&run) == len && !chunker.cuts_after_chunk(&run, len + 1), "seed {seed}");
+                }
+                odd += 1;
+            }
         }
-        assert!(others > 300, "{others}");
+        assert!(others > 300 && odd > 100, "{others} {odd}");
     }
 }

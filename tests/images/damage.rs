@@ -116,11 +116,6 @@ fn rotten(seed: u64) -> (Rig, Vec<u8>, (usize, usize)) {
     (rig, disk, lost)
 }
 
-/// A change that ends a byte before what is lost: the last of the new chunks reaches into it.
-fn before(lost: (usize, usize)) -> Range<usize> {
-    lost.0 - 3001..lost.0 - 1
-}
-
 /// `check` names the last point's disk.
 fn is_named_by_check(rig: &Rig) {
     let out = rig.command("relict-maint", &["check", "--read-data", "--json"]).output().unwrap();
@@ -134,10 +129,10 @@ fn is_named_by_check(rig: &Rig) {
 fn a_change_beside_damage_is_taken_and_the_damage_stays_and_is_named() {
     for behind in [false, true] {
         let (rig, mut disk, lost) = rotten(1);
-        let changed = if behind { lost.1 + 1..lost.1 + 3001 } else { before(lost) };
-        let new = Random::of(2).bytes(changed.len());
-        disk[changed.clone()].copy_from_slice(&new);
-        let (code, said, point) = rbd(&rig, &diff(Some("a"), "b", DISK_BYTES, &[(changed.start, &new)]));
+        let new = Random::of(2).bytes(3000);
+        let at = if behind { lost.1 + 1 } else { lost.0 - 3001 };
+        disk[at..at + 3000].copy_from_slice(&new);
+        let (code, said, point) = rbd(&rig, &diff(Some("a"), "b", DISK_BYTES, &[(at, &new)]));
         assert_eq!(code, 3, "{said}");
         for what in [&said, &notes(&point)] {
             let short = what.contains("sda.raw") && what.contains("were damaged in the repository already");
@@ -149,9 +144,8 @@ fn a_change_beside_damage_is_taken_and_the_damage_stays_and_is_named() {
         is_named_by_check(&rig);
         // And again, on top of that.
         let at = if behind { lost.1 + 9000 } else { lost.0 - 9000 };
-        let new = &new[..3000];
-        disk[at..at + 3000].copy_from_slice(new);
-        let (code, said, point) = rbd(&rig, &diff(Some("b"), "c", DISK_BYTES, &[(at, new)]));
+        disk[at..at + 3000].copy_from_slice(&new);
+        let (code, said, point) = rbd(&rig, &diff(Some("b"), "c", DISK_BYTES, &[(at, &new)]));
         assert!(matches!(code, 0 | 3), "{said}");
         assert_eq!(difference(&restored(&rig, &point), &disk), lost);
     }
@@ -203,11 +197,11 @@ fn a_lost_package_costs_what_was_in_it() {
 #[test]
 fn what_the_disk_still_has_is_read_again() {
     let (rig, mut disk, lost) = rotten(9);
-    let changed = before(lost);
-    disk[changed.clone()].copy_from_slice(&Random::of(10).bytes(changed.len()));
+    let at = lost.0 - 3001;
+    disk[at..at + 3000].copy_from_slice(&Random::of(10).bytes(3000));
     let (image, list) = (rig.path("now.raw"), rig.path("list"));
     write_sparse(&image, &disk);
-    std::fs::write(&list, our_list("a", DISK_BYTES, &[(changed.start as u64, changed.len() as u64)])).unwrap();
+    std::fs::write(&list, our_list("a", DISK_BYTES, &[(at as u64, 3000)])).unwrap();
     let (code, said, point) = ingest(&rig, &["image", text(&image), "--source", "n:sda", "--extents", text(&list)]);
     assert_eq!(code, 0, "{said}");
     let noted = notes(&point);
@@ -247,12 +241,11 @@ impl Bad {
     }
 
     /// Changes the disk, and ingests it by a list that says so.
-    fn change(&mut self, changed: Range<usize>) -> (i32, String, PointRecord) {
-        let (at, len) = (changed.start as u64, changed.len());
-        self.disk[changed].copy_from_slice(&Random::of(at).bytes(len));
+    fn change(&mut self, at: usize, len: usize) -> (i32, String, PointRecord) {
+        self.disk[at..at + len].copy_from_slice(&Random::of(at as u64).bytes(len));
         write_sparse(&self.image, &self.disk);
         let list = self.rig.path("list");
-        std::fs::write(&list, our_list("a", DISK_BYTES, &[(at, len as u64)])).unwrap();
+        std::fs::write(&list, our_list("a", DISK_BYTES, &[(at as u64, len as u64)])).unwrap();
         self.ingest(&["--extents", text(&list)])
     }
 
@@ -271,7 +264,7 @@ impl Bad {
 fn what_bad_sectors_took_is_read_again_and_heals() {
     let mut bad = Bad::new(21, |bytes| bytes / 2..bytes / 2 + 1);
     let lost = difference(&bad.restored(&last_point(&bad.rig)), &bad.disk);
-    let (code, said, point) = bad.change(before(lost));
+    let (code, said, point) = bad.change(lost.0 - 3001, 3000);
     assert_eq!(code, 0, "{said}");
     let noted = notes(&point);
     assert!(noted.contains("by differences") && noted.contains("were read again from the source"), "{noted}");
@@ -287,7 +280,7 @@ fn what_bad_sectors_took_is_read_again_and_heals() {
 #[test]
 fn bad_sectors_below_what_is_compared_stop_no_ingest() {
     let mut bad = Bad::new(22, |bytes| bytes / 2..bytes);
-    let (code, said, point) = bad.change(3_000_000..3_005_000);
+    let (code, said, point) = bad.change(3_000_000, 5000);
     assert_eq!(code, 0, "{said}");
     let noted = notes(&point);
     assert!(noted.contains("by differences") && noted.contains("compared with the disk, were damaged"), "{noted}");
@@ -303,7 +296,7 @@ fn a_list_is_not_believed_where_nothing_can_be_compared() {
     for at in (0..DISK_BYTES).step_by(1 << 20).skip(1) {
         bad.disk[at] ^= 1;
     }
-    let (code, said, point) = bad.change(1000..6000);
+    let (code, said, point) = bad.change(1000, 5000);
     assert_eq!(code, 0, "{said}");
     let noted = notes(&point);
     assert!(

@@ -13,7 +13,6 @@ use crate::catalog::points::{Filter, Points, printable, short_id};
 use crate::store::Repository;
 use crate::{Error, ErrorKind, Result};
 use repo_format::PointRecord;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -146,20 +145,19 @@ impl Planner<'_> {
             Ok(Err(why)) => return Ok(Err(why)),
             Err(error) => return distrust_of(point, error),
         };
-        let bytes = ranges.iter().map(|range| range.len).sum::<u64>();
+        let bytes_of = |ranges: &[ChangedRange]| ranges.iter().map(|range| range.len).sum::<u64>();
         let mut note = format!(
-            "by differences: {what}, {bytes} bytes in {} ranges, against the state '{}' (restore point {})",
+            "by differences: {what}, {} bytes in {} ranges, against the state '{}' (restore point {})",
+            bytes_of(&ranges),
             ranges.len(),
             printable(states::id(point).unwrap_or_default()),
             short_id(point)
         );
         if !damaged.is_empty() {
-            let bytes = damaged.iter().map(|range| range.len).sum::<u64>();
-            let places = damaged.len();
-            let _ = write!(
-                note,
-                "; {bytes} bytes in {places} places, met when its base was compared with the disk, were damaged in the repository \
-                 and were read again from the source"
+            note += &format!(
+                "; {} bytes, met when its base was compared with the disk, were damaged in the repository and were read again \
+                 from the source",
+                bytes_of(&damaged)
             );
         }
         if base.size() < size {
@@ -250,6 +248,8 @@ impl Planner<'_> {
                 None => damaged.push(ChangedRange { offset, len: u64::from(extent.len), zero: false }),
             }
         }
+        // Behind a hole, several samples come upon one extent.
+        damaged.dedup_by_key(|range| range.offset);
         if agrees || damaged.is_empty() {
             return Ok(Ok(damaged));
         }

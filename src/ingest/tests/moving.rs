@@ -2,25 +2,58 @@
 
 use super::*;
 
+impl World {
+    /// Small files, a large one, and an empty directory that the walk comes to later.
+    fn with_large(name: &str, bytes: usize) -> Self {
+        let world = Self::new();
+        (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
+        world.write(name, &noise(9, bytes));
+        fs::create_dir(world.at("other")).unwrap();
+        world
+    }
+
+    /// Acts in the next scan, once it has listed a file of `bytes`.
+    fn when_listed(&self, bytes: u64, act: impl FnOnce() + Send + 'static) {
+        *self.watch.at_file_of.lock().unwrap() = Some((bytes, Box::new(act)));
+    }
+
+    /// The same for names that go away then.
+    fn go_when_listed(&self, bytes: u64, names: &[&str]) {
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.at(name)).collect();
+        self.when_listed(bytes, move || paths.iter().for_each(|path| fs::remove_file(path).unwrap()));
+    }
+
+    /// A file that is renamed keeps its inode number: it is known by its number in the source.
+    fn keeps_its_number(&mut self, name: &str, new_name: &str) {
+        self.scan();
+        let ino = self.ino_of(name);
+        fs::rename(self.at(name), self.at(new_name)).unwrap();
+        self.scan();
+        assert_eq!(self.ino_of(new_name), ino);
+    }
+
+    /// The extents of a source with one file.
+    fn extents(&self, point: &Point) -> Vec<(u64, Vec<u8>)> {
+        let at = |(key, value): (Vec<u8>, Vec<u8>)| match Key::decode(&key) {
+            Ok(Key::Extent(_, at)) => Some((at, value)),
+            _ => None,
+        };
+        self.dump(point).into_iter().filter_map(at).collect()
+    }
+}
+
 /// What the old state knows of cuts is of use only where the content says the same.
 #[test]
 fn a_large_file_that_changes_is_cut_as_if_there_were_no_old_state() {
     let mut world = World::new();
-    let extents = |world: &World, point: &Point, ino: u64| -> Vec<(u64, Vec<u8>)> {
-        let of_file = |(key, value): (Vec<u8>, Vec<u8>)| match Key::decode(&key) {
-            Ok(Key::Extent(of, at)) if of == ino => Some((at, value)),
-            _ => None,
-        };
-        world.dump(point).into_iter().filter_map(of_file).collect()
-    };
     let mut content = noise(1, 1_200_000);
     let mut random = noise(2, 100_000).into_iter();
     let mut below = |n: usize| (0..4).fold(0, |r, _| (r << 8) | random.next().unwrap() as usize) % n;
     for round in 0..120 {
         let (at, len) = (below(content.len()), 1 + below(60_000));
         let end = (at + len).min(content.len());
-        // Where a chunk of the state before ends.
-        let cuts = if round == 0 { Vec::new() } else { extents(&world, &world.last, world.ino_of("file")) };
+        // Where a chunk of the state before begins.
+        let cuts = if round == 0 { Vec::new() } else { world.extents(&world.last) };
         let cut = cuts.get(below(cuts.len().max(1))).map_or(4096, |(at, _)| *at as usize);
         match below(8) {
             0 => content[at..end].copy_from_slice(&noise(round + 10, end - at)),
@@ -30,7 +63,7 @@ fn a_large_file_that_changes_is_cut_as_if_there_were_no_old_state() {
             4 => content.extend(noise(round + 10, len)),
             // The end of the file, or of a run of data, where an old cut was.
             5 => content.truncate(cut.max(1_000_000)),
-            6 => content[cut.next_multiple_of(4096).min(end)..end.max(cut.next_multiple_of(4096).min(end))].fill(0),
+            6 => content[cut.next_multiple_of(4096).min(end)..end].fill(0),
             // Holes become data again.
             _ => {
                 for (at, block) in content.chunks_mut(4096).enumerate().filter(|(at, _)| at % 7 == round as usize % 7) {
@@ -45,15 +78,8 @@ fn a_large_file_that_changes_is_cut_as_if_there_were_no_old_state() {
         }
         world.write("file", &content);
         world.scan();
-        let fresh = world.scan_from(&Point::default(), false).point;
-        let fresh_ino = {
-            let last = std::mem::replace(&mut world.last, fresh.clone());
-            let ino = world.ino_of("file");
-            world.last = last;
-            ino
-        };
-        let now = extents(&world, &world.last, world.ino_of("file"));
-        let fresh = extents(&world, &fresh, fresh_ino);
+        let (now, fresh) = (world.extents(&world.last), world.scan_from(&Point::default(), false).point);
+        let fresh = world.extents(&fresh);
         let first = now.iter().zip(&fresh).find(|(a, b)| a != b).map(|(a, b)| (a.0, b.0));
         assert!(now == fresh, "round {round}: {} and {} chunks, first at {first:?}", now.len(), fresh.len());
     }
@@ -102,16 +128,11 @@ fn files_that_go_away_during_the_scan_are_left_out_whole() {
 
 #[test]
 fn a_large_file_is_read_by_another_name_too() {
-    let mut world = World::new();
-    (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
-    world.write("dir/first", &noise(9, 4_000_000));
-    fs::create_dir(world.at("other")).unwrap();
-    ["name", "stays", "gone"].iter().for_each(|name| {
+    let mut world = World::with_large("dir/first", 4_000_000);
+    for name in ["name", "stays", "gone"] {
         fs::hard_link(world.at("dir/first"), world.at(&format!("other/{name}"))).unwrap();
-    });
-    let gone = [world.at("dir/first"), world.at("other/gone")];
-    *world.watch.at_file_of.lock().unwrap() =
-        Some((4_000_000, Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap()))));
+    }
+    world.go_when_listed(4_000_000, &["dir/first", "other/gone"]);
     let made = world.scan_from(&Point::default(), false);
     Tree::read(&world, &made.point).check_whole(&made.point);
     assert_eq!(made.counts.errors, 0, "{:?}", made.findings);
@@ -123,61 +144,41 @@ fn a_large_file_is_read_by_another_name_too() {
 
 #[test]
 fn a_file_that_moves_before_it_is_read_is_known_at_its_new_place() {
-    let mut world = World::new();
-    (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
-    world.write("dir/file", &noise(9, 4_000_000));
-    fs::create_dir(world.at("other")).unwrap();
+    let mut world = World::with_large("dir/file", 4_000_000);
     let (from, to) = (world.at("dir/file"), world.at("other/file"));
     // `other` is listed ahead, or when the walk comes to it: both is right.
-    *world.watch.at_file_of.lock().unwrap() = Some((4_000_000, Box::new(move || fs::rename(from, to).unwrap())));
+    world.when_listed(4_000_000, move || fs::rename(from, to).unwrap());
     let made = world.scan_from(&Point::default(), false);
     Tree::read(&world, &made.point).check_whole(&made.point);
     assert_eq!(made.findings, [(Severity::Note, "it went away before it was read".to_owned())]);
     world.last = made.point;
-    world.scan();
-    // Known by its number in the source wherever it goes.
-    let ino = world.ino_of("other/file");
-    fs::rename(world.at("other/file"), world.at("dir/again")).unwrap();
-    world.scan();
-    assert_eq!(world.ino_of("dir/again"), ino);
+    world.keeps_its_number("other/file", "dir/again");
 }
 
 #[test]
 fn a_file_whose_place_is_taken_before_it_is_read_is_known_at_its_new_place() {
     for was_there in [false, true] {
-        let mut world = World::new();
-        (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
-        world.write("dir/file", &noise(8, 4_000_000));
-        fs::create_dir(world.at("other")).unwrap();
+        let mut world = World::with_large("dir/file", 4_000_000);
         if was_there {
             world.scan();
-            world.write("dir/file", &noise(9, 4_000_000));
+            world.write("dir/file", &noise(8, 4_000_000));
         }
         let (from, to) = (world.at("dir/file"), world.at("other/file"));
-        let swap = move || {
+        world.when_listed(4_000_000, move || {
             fs::rename(&from, to).unwrap();
             fs::write(from, b"another").unwrap();
-        };
-        *world.watch.at_file_of.lock().unwrap() = Some((4_000_000, Box::new(swap)));
+        });
         world.last = world.scan_from(&world.last, false).point;
         assert_eq!(world.inode("dir/file").source, None, "it is not what was listed");
-        world.scan();
-        let ino = world.ino_of("other/file");
-        fs::rename(world.at("other/file"), world.at("dir/again")).unwrap();
-        world.scan();
-        assert_eq!(world.ino_of("dir/again"), ino);
+        world.keeps_its_number("other/file", "dir/again");
     }
 }
 
 #[test]
 fn a_file_with_names_that_are_all_gone_is_left_out_under_all() {
-    let mut world = World::new();
-    (0..200).for_each(|n| world.write(&format!("a{n}"), &noise(n, 5000)));
-    world.write("first", &noise(9, 2_000_000));
+    let mut world = World::with_large("first", 2_000_000);
     fs::hard_link(world.at("first"), world.at("second")).unwrap();
-    let gone = [world.at("first"), world.at("second")];
-    *world.watch.at_file_of.lock().unwrap() =
-        Some((2_000_000, Box::new(move || gone.iter().for_each(|path| fs::remove_file(path).unwrap()))));
+    world.go_when_listed(2_000_000, &["first", "second"]);
     let made = world.scan_from(&Point::default(), false);
     assert_eq!(made.findings, [(Severity::Note, "it went away before it was read, under all its names".to_owned())]);
     Tree::read(&world, &made.point).check_whole(&made.point);
