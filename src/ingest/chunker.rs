@@ -53,12 +53,14 @@ impl Chunker {
         if len == run.len() || len >= self.max_bytes {
             return len == run.len().min(self.max_bytes);
         }
-        let Some(start) = len.checked_sub(65).filter(|start| *start >= self.min_bytes) else { return false };
+        if len < self.min_bytes + 65 || run.len() < len + 2 {
+            return false;
+        }
         let (small, large) = self.masks;
         let mask = if len < self.avg_bytes { small } else { large };
-        let decisive = run.get(start..len + 2).and_then(|bytes| bytes.get(..66)).unwrap_or_default();
-        // A mask of ones lets no byte before these two be a cut.
-        !decisive.is_empty() && cut(decisive, 0, 64, 66, u64::MAX, mask, u64::MAX, mask << 1).1 == 65
+        let decisive = run.get(len - 65..=len).unwrap_or_default();
+        // A mask of ones lets no byte before the last two be a cut.
+        cut(decisive, 0, 64, 66, u64::MAX, mask, u64::MAX, mask << 1).1 == 65
     }
 }
 

@@ -1,6 +1,6 @@
 //! One regular file: opening it, reading it as far as it can be read, and its entries but the extents.
 
-use super::old::{Edits, OldCuts, RowMerge};
+use super::old::{Edits, OldCuts, OldTree, RowMerge};
 use super::report::Severity;
 use super::run::{LeftOut, Run};
 use super::source::{Attributes, SourceDir, Stat};
@@ -44,13 +44,18 @@ impl FileJob {
     }
 
     /// The old tree, if it has entries of this file.
+    fn old_tree<'r, 'a>(&self, run: &'r Run<'a>) -> Option<&'r OldTree<'a>> {
+        run.old.as_ref().filter(|_| self.old.is_some())
+    }
+
+    /// Its old entries of one kind, to be compared with the new ones.
     pub(super) fn old_rows<'a>(&self, run: &Run<'a>, kind: KeyKind) -> Result<RowMerge<'a>> {
-        RowMerge::new(run.old.as_ref().filter(|_| self.old.is_some()), self.ino, kind)
+        RowMerge::new(self.old_tree(run), self.ino, kind)
     }
 
     /// Where its content was cut in the old tree.
     pub(super) fn old_cuts<'a>(&self, run: &Run<'a>) -> OldCuts<'a> {
-        OldCuts::new(run.old.as_ref().filter(|_| self.old.is_some()), self.ino)
+        OldCuts::new(self.old_tree(run), self.ino)
     }
 
     /// The extent at `offset` as an entry.

@@ -261,17 +261,20 @@ impl<'r, 'a> Reader<'r, 'a> {
         loop {
             let window = self.buffer.get(self.start..self.filled).unwrap_or_default();
             let (offset, read_until) = (self.splitter.at(), self.splitter.at() + window.len() as u64);
-            let (run, old_cuts, mut known) = (self.run, &mut self.old_cuts, None);
+            let (run, old_cuts, mut hashed) = (self.run, &mut self.old_cuts, None);
             let mut is_as_before = |at: u64, front: &[u8]| {
-                let (id, len) = old_cuts.at(at)?;
+                let (old_id, len) = old_cuts.at(at)?;
                 let bytes = front.get(..len).filter(|_| run.chunker.cuts_after_chunk(front, len))?;
-                known = (run.sink.chunk_id(bytes) == id).then_some(id);
-                known.map(|_| len)
+                let id = run.sink.chunk_id(bytes);
+                hashed = Some((len, id));
+                (id == old_id).then_some(len)
             };
             match self.splitter.next_known(window, read_until >= self.data_end, &mut is_as_before) {
                 Piece::Hole(len) => self.start += len,
                 Piece::Chunk(len) => {
-                    self.cuts.push(Cut { start: self.start, len, offset, id: known });
+                    // Other bytes than before are often cut as before.
+                    let id = hashed.and_then(|(of, id)| (of == len).then_some(id));
+                    self.cuts.push(Cut { start: self.start, len, offset, id });
                     self.start += len;
                     self.cut_bytes += len;
                 }
