@@ -48,19 +48,23 @@ impl FileJob {
         run.old.as_ref().filter(|_| self.old.is_some())
     }
 
-    /// Its old entries of one kind, to be compared with the new ones.
-    pub(super) fn old_rows<'a>(&self, run: &Run<'a>, kind: KeyKind) -> Result<RowMerge<'a>> {
-        RowMerge::new(self.old_tree(run), self.ino, kind)
+    /// Its old extents from `offset` on, to be compared with the new ones.
+    pub(super) fn old_extents<'a>(&self, run: &Run<'a>, offset: u64) -> Result<RowMerge<'a>> {
+        RowMerge::extents(self.old_tree(run), self.ino, offset)
     }
 
-    /// Where its content was cut in the old tree.
-    pub(super) fn old_cuts<'a>(&self, run: &Run<'a>) -> OldCuts<'a> {
-        OldCuts::new(self.old_tree(run), self.ino)
+    /// Where its content was cut in the old tree, from `offset` on.
+    pub(super) fn old_cuts<'a>(&self, run: &Run<'a>, offset: u64) -> OldCuts<'a> {
+        OldCuts::new(self.old_tree(run), self.ino, offset)
     }
 
     /// The extent at `offset` as an entry.
     pub(super) fn extent_row(&self, offset: u64, extent: &Extent) -> (Vec<u8>, Vec<u8>) {
-        (Key::Extent(self.ino, offset).encode(), extent.encode())
+        (self.extent_key(offset), extent.encode())
+    }
+
+    pub(super) fn extent_key(&self, offset: u64) -> Vec<u8> {
+        Key::Extent(self.ino, offset).encode()
     }
 
     /// Opens the file and reads its attributes; None if it cannot be opened, which is reported.
@@ -106,10 +110,9 @@ impl FileJob {
         });
     }
 
-    /// Reports what was wrong with the content, given as read from `content` with attributes `stat`.
-    pub(super) fn report_content(&self, run: &Run<'_>, content: &Content<'_>, changed: bool) {
-        if let Some(error) = &content.error {
-            let lost = content.lost_bytes;
+    /// Reports what was wrong with the content: how many bytes of it could not be read and why, and whether it changed.
+    pub(super) fn report_content(&self, run: &Run<'_>, lost: Option<(u64, &io::Error)>, changed: bool) {
+        if let Some((lost, error)) = lost {
             let what = format!("{lost} bytes cannot be read and are zeros in the restore point: {error}");
             run.find(self.path(), Severity::Error, what);
         }
@@ -221,6 +224,11 @@ pub(super) struct Content<'f> {
 impl<'f> Content<'f> {
     pub(super) const fn new(file: &'f File) -> Self {
         Self { file, lost_bytes: 0, error: None }
+    }
+
+    /// How many bytes could not be read, and why.
+    pub(super) fn lost(&self) -> Option<(u64, &io::Error)> {
+        self.error.as_ref().map(|error| (self.lost_bytes, error))
     }
 
     /// Fills `out` with the bytes from `at`; fewer come at the file's end only.

@@ -20,6 +20,13 @@ impl<'a> OldTree<'a> {
         tree::range_prefix(self.nodes, &self.root, &Key::prefix(ino, kind))
     }
 
+    /// The extents of one inode that begin at `offset` or behind it.
+    pub(super) fn extents(&self, ino: u64, offset: u64) -> Range<'a> {
+        let mut rows = self.rows(ino, KeyKind::Extent);
+        rows.seek(&Key::Extent(ino, offset).encode());
+        rows
+    }
+
     /// All entries of one inode.
     pub(super) fn all_rows(&self, ino: u64) -> Range<'a> {
         tree::range_prefix(self.nodes, &self.root, &ino.to_be_bytes())
@@ -60,7 +67,16 @@ pub(super) struct RowMerge<'a> {
 impl<'a> RowMerge<'a> {
     /// For an inode that the old tree has (`old` given) or has not.
     pub(super) fn new(old: Option<&OldTree<'a>>, ino: u64, kind: KeyKind) -> Result<Self> {
-        let mut merge = Self { old: old.map(|old| old.rows(ino, kind)), ahead: None };
+        Self::of(old.map(|old| old.rows(ino, kind)))
+    }
+
+    /// For the extents of a file from `offset` on.
+    pub(super) fn extents(old: Option<&OldTree<'a>>, ino: u64, offset: u64) -> Result<Self> {
+        Self::of(old.map(|old| old.extents(ino, offset)))
+    }
+
+    fn of(old: Option<Range<'a>>) -> Result<Self> {
+        let mut merge = Self { old, ahead: None };
         merge.advance()?;
         Ok(merge)
     }
@@ -92,6 +108,11 @@ impl<'a> RowMerge<'a> {
         self.delete_below(None, edits)
     }
 
+    /// No more new rows below `key` follow; what is not below it is left to others.
+    pub(super) fn finish_below(&mut self, key: &[u8], edits: &mut Edits) -> Result<()> {
+        self.delete_below(Some(key), edits)
+    }
+
     fn delete_below(&mut self, key: Option<&[u8]>, edits: &mut Edits) -> Result<()> {
         while let Some(old) = self.ahead.take_if(|old| key.is_none_or(|key| old.key() < key)) {
             edits.push((old.key().to_vec(), Edit::Delete));
@@ -109,9 +130,9 @@ pub(super) struct OldCuts<'a> {
 }
 
 impl<'a> OldCuts<'a> {
-    /// Of an inode that the old tree has (`old` given) or has not.
-    pub(super) fn new(old: Option<&OldTree<'a>>, ino: u64) -> Self {
-        Self { rows: old.map(|old| old.rows(ino, KeyKind::Extent)), this: None }
+    /// Of an inode that the old tree has (`old` given) or has not, from `offset` on.
+    pub(super) fn new(old: Option<&OldTree<'a>>, ino: u64, offset: u64) -> Self {
+        Self { rows: old.map(|old| old.extents(ino, offset)), this: None }
     }
 
     /// The old chunk that began at `offset`, which does not fall from call to call, and its length.

@@ -101,5 +101,5 @@ fn read_now(run: &Run<'_>, job: FileJob) -> Result<()> {
     // Nobody takes blocks any more, so the reader does them all.
     let (others, _) = bounded(0);
     let mut large = LargeFiles::new();
-    large.run_file(run, &Buffers::default(), job, &others).and_then(|()| large.flush(run))
+    large.run_file(run, &Buffers::default(), job, others).and_then(|()| large.flush(run))
 }

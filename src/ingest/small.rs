@@ -7,7 +7,7 @@ use super::packer::{Filling, Packer};
 use super::run::Run;
 use super::source::{Attributes, Stat};
 use crate::Result;
-use repo_format::{ChunkId, Extent, KeyKind};
+use repo_format::{ChunkId, Extent};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -91,7 +91,7 @@ impl SmallFiles {
         };
         match read {
             Ok((stat, changed)) => {
-                job.report_content(run, &content, changed);
+                job.report_content(run, content.lost(), changed);
                 let mut file = self.split(run, job, stat, attributes, start);
                 file.read.in_part = content.error.is_some();
                 Some(file)
@@ -176,7 +176,7 @@ impl SmallFiles {
     /// The file's edits.
     fn finish(&mut self, run: &Run<'_>, file: ReadFile) -> Result<()> {
         let ReadFile { job, read, chunks } = file;
-        let mut rows = job.old_rows(run, KeyKind::Extent)?;
+        let mut rows = job.old_extents(run, 0)?;
         let ids = self.ids.get(chunks.clone()).unwrap_or_default();
         for (chunk, id) in self.chunks.get(chunks).unwrap_or_default().iter().zip(ids) {
             let extent = Extent { chunk: *id, skip: 0, len: chunk.bytes.len() as u32 };

@@ -4,10 +4,10 @@
 //! that the walker will soon want, then files. Who sends what to whom, and why nothing can wait in a
 //! circle: the walker waits for workers (a full queue of files, a listing in the making); a worker waits
 //! for nothing but work, since blocks it cannot hand out it does itself. The queue of blocks ends when
-//! the last job that may make blocks is gone: each holds a sender.
+//! the last job that may make blocks is gone: each holds a sender, and so does each part of a file.
 
 use super::file::FileJob;
-use super::large::{Block, Buffers, LargeFiles, buffer_bytes};
+use super::large::{Buffers, LargeFiles, Share, buffer_bytes};
 use super::listing::Ahead;
 use super::run::Run;
 use super::small::SmallFiles;
@@ -19,13 +19,13 @@ pub(super) enum Files<'a> {
     /// Small ones, in the order of the walk.
     Small(Vec<FileJob>),
     /// A large one, with the way to hand out its blocks.
-    Large(FileJob, Sender<Block<'a>>),
+    Large(FileJob, Sender<Share<'a>>),
 }
 
 /// The walker's ends of the queues.
 pub(super) struct Queues<'a> {
     pub(super) files: Sender<Files<'a>>,
-    pub(super) blocks: Sender<Block<'a>>,
+    pub(super) blocks: Sender<Share<'a>>,
     /// Wakes a worker that may make a listing.
     pub(super) wake: Sender<()>,
 }
@@ -34,7 +34,7 @@ pub(super) struct Queues<'a> {
 #[derive(Clone)]
 pub(super) struct Inbox<'a> {
     files: Receiver<Files<'a>>,
-    blocks: Receiver<Block<'a>>,
+    blocks: Receiver<Share<'a>>,
     wake: Receiver<()>,
 }
 
@@ -90,8 +90,8 @@ impl<'a> Worker<'_, 'a> {
         let (mut no_files, mut no_blocks, mut no_wake) = (false, false, false);
         while !(no_files && no_blocks && no_wake) {
             match blocks.try_recv() {
-                Ok(block) => {
-                    self.block(block);
+                Ok(share) => {
+                    self.share(share);
                     continue;
                 }
                 Err(TryRecvError::Disconnected) => {
@@ -104,8 +104,8 @@ impl<'a> Worker<'_, 'a> {
                 continue;
             }
             select! {
-                recv(blocks) -> block => match block {
-                    Ok(block) => self.block(block),
+                recv(blocks) -> share => match share {
+                    Ok(share) => self.share(share),
                     Err(_) => (no_blocks, blocks) = (true, never()),
                 },
                 recv(wake) -> token => if token.is_err() {
@@ -119,8 +119,8 @@ impl<'a> Worker<'_, 'a> {
         }
     }
 
-    fn block(&mut self, block: Block<'a>) {
-        let result = self.large.run_block(self.run, self.buffers, block);
+    fn share(&mut self, share: Share<'a>) {
+        let result = self.large.run_share(self.run, self.buffers, share);
         self.settle(result);
     }
 
@@ -128,7 +128,7 @@ impl<'a> Worker<'_, 'a> {
         // After a stop, jobs are taken and dropped, so that nobody waits for room in a queue.
         let result = self.run.check().and_then(|()| match job {
             Files::Small(jobs) => self.small.run_batch(self.run, jobs),
-            Files::Large(job, others) => self.large.run_file(self.run, self.buffers, job, &others),
+            Files::Large(job, others) => self.large.run_file(self.run, self.buffers, job, others),
         });
         self.settle(result);
     }

@@ -33,7 +33,7 @@ impl World {
     }
 
     /// The extents of a source with one file.
-    fn extents(&self, point: &Point) -> Vec<(u64, Vec<u8>)> {
+    pub(super) fn extents(&self, point: &Point) -> Vec<(u64, Vec<u8>)> {
         let at = |(key, value): (Vec<u8>, Vec<u8>)| match Key::decode(&key) {
             Ok(Key::Extent(_, at)) => Some((at, value)),
             _ => None,
