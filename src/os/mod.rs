@@ -23,7 +23,7 @@ pub mod read;
 pub mod stat;
 mod sys;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 pub mod write;
 pub mod xattr;
 
@@ -31,7 +31,7 @@ pub use dir::{Dir, DirEntry};
 pub use process::{open_files, prefer_large_pages, raise_open_files};
 pub use read::{
     allocate, begin_writing, data_ranges, data_ranges_from, fadvise_dontneed, fadvise_sequential, fadvise_willneed,
-    fsync_dir, pread_drop_behind, pread_exact_or_short, punch_hole,
+    finish_writing, fsync_dir, pread_drop_behind, pread_exact_or_short, punch_hole,
 };
 pub use stat::{FileKind, Stat, Time, generation, inode_flags, stat_file};
 pub use sys::{exit_at_once, getegid, geteuid, set_umask};

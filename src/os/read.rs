@@ -169,6 +169,13 @@ pub fn begin_writing(file: &File, offset: u64, bytes: u64) {
     };
 }
 
+/// Waits until the disk has a range of a file. Says nothing about durability, and errors do not matter here, either.
+pub fn finish_writing(file: &File, offset: u64, bytes: u64) {
+    let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: a plain system call on an open descriptor; its result is of no consequence.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset.cast_signed(), bytes.cast_signed(), how) };
+}
+
 /// Frees a byte range of a file, which then reads as zeroes; its length stays.
 ///
 /// # Errors

@@ -23,6 +23,28 @@ fn place() -> Place {
     Place { _temp: temp, path, dir }
 }
 
+/// Bytes of a file in the page cache.
+pub fn cached_bytes(path: &Path) -> u64 {
+    let fincore = ["--bytes", "--noheadings", "--output", "RES"];
+    let out = std::process::Command::new("fincore").args(fincore).arg(path).output();
+    let out = out.expect("fincore is a part of util-linux");
+    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap_or_else(|_| panic!("{:?}", out.stderr))
+}
+
+/// Whether the files of a directory leave the page cache when they are asked to: not in a tmpfs.
+pub fn cache_is_left_or_skip(dir: &Path, check: &str) -> bool {
+    let path = dir.join("probe");
+    fs::write(&path, vec![1; 1 << 20]).unwrap();
+    let file = fs::File::open(&path).unwrap();
+    file.sync_all().unwrap();
+    fadvise_dontneed(&file, 0, 0);
+    let is_left = cached_bytes(&path) == 0;
+    if !is_left {
+        eprintln!("skipped, needs a file system on a disk: {check}");
+    }
+    is_left
+}
+
 fn root_or_skip(check: &str) -> bool {
     let root = geteuid() == 0;
     if !root {

@@ -4,6 +4,7 @@
 //! it under a temporary name, which then takes its place, so that a reader sees the old or the new file
 //! whole. Nothing that exists is opened for writing: it may be a link to a file elsewhere.
 
+use super::behind::{self, Written};
 use super::content::{Damage, Segments};
 use super::meta::{self, Place};
 use super::report::{Finding, Progress};
@@ -35,7 +36,7 @@ enum Why {
 
 /// A file of the target, open.
 pub(super) struct Opened {
-    file: File,
+    file: Arc<File>,
     temporary: Option<Vec<u8>>,
     why: Why,
 }
@@ -127,6 +128,13 @@ pub(super) fn release(shared: &Shared<'_>, file: Arc<LargeFile<'_>>) {
 }
 
 impl LargeFile<'_> {
+    /// What is written of a huge file once these bytes are restored.
+    pub(super) fn written(&self, start: u64, end: u64) -> Option<Written> {
+        let writes = matches!(self.opened.why, Why::Created | Why::Replaced);
+        let huge = behind::is_huge(self.job.inode().data_bytes);
+        (writes && huge).then(|| Written { file: Arc::clone(&self.opened.file), start, end })
+    }
+
     /// Adds what one part found.
     pub(super) fn add(&self, damage: Damage, error: Option<io::Error>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +157,7 @@ fn begin(
     }
     let mode = meta::first_mode(shared, &job.head);
     match dir.create_file(&job.name, mode) {
-        Ok(file) => Ok(Some(Opened { file, temporary: None, why: Why::Created })),
+        Ok(file) => Ok(Some(Opened { file: Arc::new(file), temporary: None, why: Why::Created })),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => begin_existing(shared, &dir, job, mode, right),
         Err(e) => Err(e),
     }
@@ -162,7 +170,7 @@ fn begin_compare(shared: &Shared<'_>, dir: &Dir, job: &NodeJob<'_>) -> io::Resul
         // What is compared is to be what the medium holds, not what memory still does.
         file.sync_all()?;
         crate::os::fadvise_dontneed(&file, 0, 0);
-        return Ok(Some(Opened { file, temporary: None, why: Why::Compared }));
+        return Ok(Some(Opened { file: Arc::new(file), temporary: None, why: Why::Compared }));
     }
     let what = format!("it is not a file of {} bytes any more", job.inode().size);
     shared.found(job.path(), what);
@@ -183,10 +191,10 @@ fn begin_existing(
         && let Some(file) = open_right(shared, dir, job)?
         && (!shared.compare || right(&file)?)
     {
-        return Ok(Some(Opened { file, temporary: None, why: Why::Right }));
+        return Ok(Some(Opened { file: Arc::new(file), temporary: None, why: Why::Right }));
     }
     let (temporary, file) = with_temporary(shared, &mut |name| dir.create_file(name, mode))?;
-    Ok(Some(Opened { file, temporary: Some(temporary), why: Why::Replaced }))
+    Ok(Some(Opened { file: Arc::new(file), temporary: Some(temporary), why: Why::Replaced }))
 }
 
 /// Whether something else than a directory stands under the name, and the policy lets us replace it.

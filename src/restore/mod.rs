@@ -6,6 +6,7 @@
 //! Nothing is written outside of the target: every step is one name in an open directory, through no
 //! symbolic link. One lost chunk costs its range of one file; the rest goes on, and the report says it.
 
+mod behind;
 mod content;
 mod dir;
 mod dry;
@@ -28,6 +29,8 @@ use crate::catalog::points::printable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::Dir;
 use crate::store::Repository;
+use behind::Written;
+use crossbeam_channel::Sender;
 use dir::{DirNode, STACK_BYTES};
 use lookup::{Head, TreeReader, components};
 use repo_format::{ChunkId, Dirent, FileKind, PointRecord, ROOT_INO};
@@ -201,11 +204,14 @@ impl Plan {
         let shared = &shared;
         std::thread::scope(|scope| {
             let (send, receive) = crossbeam_channel::bounded::<Batch<'_>>(QUEUE);
+            let (written, behind) = behind::channel();
             for number in 0..self.threads() {
-                let (receive, outstanding) = (receive.clone(), &outstanding);
-                let work = move || receive.iter().for_each(|batch| do_batch(shared, batch, outstanding));
+                let (receive, written, outstanding) = (receive.clone(), written.clone(), &outstanding);
+                let work = move || receive.iter().for_each(|batch| do_batch(shared, batch, &written, outstanding));
                 spawn(scope, &format!("restore-{number}"), work)?;
             }
+            drop(written);
+            spawn(scope, "restore-behind", move || behind::write_out(&behind))?;
             // The workers' ends are theirs alone: were they gone, sending would say so.
             drop(receive);
             let (selection, outstanding) = (&selection, &outstanding);
@@ -292,12 +298,17 @@ fn spawn<'scope>(
     builder.spawn_scoped(scope, work).map(drop).map_err(|e| Error::io("starting a thread", e))
 }
 
-fn do_batch<'s>(shared: &'s Shared<'s>, batch: Batch<'s>, outstanding: &Outstanding) {
+fn do_batch<'s>(shared: &'s Shared<'s>, batch: Batch<'s>, written: &Sender<Written>, outstanding: &Outstanding) {
     let _ending = outstanding.ending();
     let mut segments = content::Segments::new(shared);
     for job in batch {
         match job {
-            Job::Part(part) => file::part(shared, &mut segments, part),
+            Job::Part(part) => {
+                let range = part.file.written(part.start, part.end);
+                file::part(shared, &mut segments, part);
+                // Nobody waits for the disk.
+                range.map(|range| written.try_send(range).ok());
+            }
             Job::Node(_) if shared.stopping() => {}
             Job::Node(job) if job.inode().kind() == FileKind::File => file::whole(shared, &mut segments, &job),
             Job::Node(job) => special::node(shared, &job),

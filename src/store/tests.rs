@@ -80,6 +80,7 @@ pub(super) fn point(w: &Writer, id: u8, root: ChunkId) -> PointRecord {
 
 mod conformance {
     use super::*;
+    use crate::os::tests::{cache_is_left_or_skip, cached_bytes};
 
     fn suite(store: &dyn PackageStore) {
         let (a, b) = (PackageId([1; 16]), PackageId([2; 16]));
@@ -155,6 +156,25 @@ mod conformance {
     fn rocksdb() {
         let dir = tempfile::tempdir().unwrap();
         suite(&RocksStore::new(Arc::new(Index::open_writer(&dir.path().join("db"), true, true).unwrap())));
+    }
+
+    #[test]
+    fn a_large_package_leaves_the_page_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        if !cache_is_left_or_skip(dir.path(), "a large package leaves the page cache") {
+            return;
+        }
+        let store = FileStore::new(dir.path().to_path_buf());
+        let cached = |id: PackageId, mib: u64| {
+            store.create(&id).unwrap();
+            let piece = content(5, 1 << 20);
+            (0..mib).for_each(|n| store.append(&id, n << 20, &[&piece]).unwrap());
+            store.seal(&id).unwrap();
+            let name = id.to_string();
+            cached_bytes(&dir.path().join(&name[..2]).join(name + ".pkg"))
+        };
+        assert_eq!(cached(PackageId([1; 16]), 40), 0);
+        assert!(cached(PackageId([2; 16]), 4) > 2 << 20, "what a small backup wrote is read next");
     }
 
     #[test]
