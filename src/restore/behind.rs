@@ -5,13 +5,13 @@
 //! times as long to write to. So what was written is written out at once, and its memory is used again for what comes next.
 //!
 //! All of it is a hint. A thread of its own waits for the disk, never a worker: where the disk is slower than the restore, some
-//! ranges stay in the page cache as they always did.
+//! ranges stay in the page cache as they always did, and at the end nobody waits for the rest.
 
 use crate::os::{begin_writing, fadvise_dontneed, finish_writing};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Bytes of content from which on a file is huge.
 const HUGE_FILE_BYTES: u64 = 1 << 30;
@@ -32,15 +32,40 @@ pub(super) struct Written {
     pub end: u64,
 }
 
-/// The way to the thread, and its end of it.
-pub(super) fn channel() -> (Sender<Written>, Receiver<Written>) {
-    bounded(WAITING)
+/// A worker's way to the thread.
+#[derive(Clone)]
+pub(super) struct Behind {
+    ranges: Sender<Written>,
+    _worker: Arc<()>,
 }
 
-/// Writes ranges out and lets them go, until nobody sends any more.
-pub(super) fn write_out(written: &Receiver<Written>) {
+impl Behind {
+    /// Hands a range over, if there is room.
+    pub fn push(&self, range: Written) {
+        let _ = self.ranges.try_send(range);
+    }
+}
+
+/// The thread's end.
+pub(super) struct WriteOut {
+    ranges: Receiver<Written>,
+    workers: Weak<()>,
+}
+
+pub(super) fn channel() -> (Behind, WriteOut) {
+    let (ranges, waiting) = bounded(WAITING);
+    let worker = Arc::new(());
+    let write_out = WriteOut { ranges: waiting, workers: Arc::downgrade(&worker) };
+    (Behind { ranges, _worker: worker }, write_out)
+}
+
+/// Writes ranges out and lets them go, until all workers are gone.
+pub(super) fn write_out(WriteOut { ranges, workers }: &WriteOut) {
     let (mut under_way, mut bytes) = (VecDeque::new(), 0);
-    for range in written {
+    for range in ranges {
+        if workers.strong_count() == 0 {
+            return;
+        }
         begin_writing(&range.file, range.start, range.end - range.start);
         bytes += range.end - range.start;
         under_way.push_back(range);
@@ -69,14 +94,18 @@ mod tests {
         const RANGE: u64 = 4 << 20;
         let path = dir.path().join("file");
         let file = Arc::new(File::options().create_new(true).read(true).write(true).open(&path).unwrap());
-        let (sender, receiver) = bounded(24);
+        let (behind, out) = channel();
+        let thread = std::thread::spawn(move || write_out(&out));
         for start in (0..24 * RANGE).step_by(RANGE as usize) {
             file.write_all_at(&vec![1; RANGE as usize], start).unwrap();
-            sender.send(Written { file: Arc::clone(&file), start, end: start + RANGE }).unwrap();
+            behind.ranges.send(Written { file: Arc::clone(&file), start, end: start + RANGE }).unwrap();
         }
-        drop(sender);
-        write_out(&receiver);
-        assert!(cached_bytes(&path) <= UNDER_WAY_BYTES);
+        while !behind.ranges.is_empty() {
+            std::thread::yield_now();
+        }
+        drop(behind);
+        thread.join().unwrap();
+        assert!(cached_bytes(&path) <= UNDER_WAY_BYTES + RANGE);
         assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 1));
     }
 }

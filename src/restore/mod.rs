@@ -29,8 +29,7 @@ use crate::catalog::points::printable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::Dir;
 use crate::store::Repository;
-use behind::Written;
-use crossbeam_channel::Sender;
+use behind::Behind;
 use dir::{DirNode, STACK_BYTES};
 use lookup::{Head, TreeReader, components};
 use repo_format::{ChunkId, Dirent, FileKind, PointRecord, ROOT_INO};
@@ -204,14 +203,14 @@ impl Plan {
         let shared = &shared;
         std::thread::scope(|scope| {
             let (send, receive) = crossbeam_channel::bounded::<Batch<'_>>(QUEUE);
-            let (written, behind) = behind::channel();
+            let (behind, write_out) = behind::channel();
             for number in 0..self.threads() {
-                let (receive, written, outstanding) = (receive.clone(), written.clone(), &outstanding);
-                let work = move || receive.iter().for_each(|batch| do_batch(shared, batch, &written, outstanding));
+                let (receive, behind, outstanding) = (receive.clone(), behind.clone(), &outstanding);
+                let work = move || receive.iter().for_each(|batch| do_batch(shared, batch, &behind, outstanding));
                 spawn(scope, &format!("restore-{number}"), work)?;
             }
-            drop(written);
-            spawn(scope, "restore-behind", move || behind::write_out(&behind))?;
+            drop(behind);
+            spawn(scope, "restore-behind", move || behind::write_out(&write_out))?;
             // The workers' ends are theirs alone: were they gone, sending would say so.
             drop(receive);
             let (selection, outstanding) = (&selection, &outstanding);
@@ -298,7 +297,7 @@ fn spawn<'scope>(
     builder.spawn_scoped(scope, work).map(drop).map_err(|e| Error::io("starting a thread", e))
 }
 
-fn do_batch<'s>(shared: &'s Shared<'s>, batch: Batch<'s>, written: &Sender<Written>, outstanding: &Outstanding) {
+fn do_batch<'s>(shared: &'s Shared<'s>, batch: Batch<'s>, behind: &Behind, outstanding: &Outstanding) {
     let _ending = outstanding.ending();
     let mut segments = content::Segments::new(shared);
     for job in batch {
@@ -306,8 +305,7 @@ fn do_batch<'s>(shared: &'s Shared<'s>, batch: Batch<'s>, written: &Sender<Writt
             Job::Part(part) => {
                 let range = part.file.written(part.start, part.end);
                 file::part(shared, &mut segments, part);
-                // Nobody waits for the disk.
-                range.map(|range| written.try_send(range).ok());
+                range.into_iter().for_each(|range| behind.push(range));
             }
             Job::Node(_) if shared.stopping() => {}
             Job::Node(job) if job.inode().kind() == FileKind::File => file::whole(shared, &mut segments, &job),
