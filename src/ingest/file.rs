@@ -1,11 +1,11 @@
 //! One regular file: opening it, reading it as far as it can be read, and its entries but the extents.
 
-use super::old::{Edits, OldCuts, OldTree, RowMerge};
+use super::old::{Edits, OldCuts, RowMerge};
 use super::report::Severity;
 use super::run::{LeftOut, Run};
 use super::source::{Attributes, SourceDir, Stat};
 use crate::Result;
-use crate::catalog::tree::Edit;
+use crate::catalog::tree::{Edit, Range};
 use repo_format::{Extent, Inode, Key, KeyKind, SourceIdentity, Time};
 use std::fs::File;
 use std::io;
@@ -43,19 +43,19 @@ impl FileJob {
         self.dir.path_of(&self.name)
     }
 
-    /// The old tree, if it has entries of this file.
-    fn old_tree<'r, 'a>(&self, run: &'r Run<'a>) -> Option<&'r OldTree<'a>> {
-        run.old.as_ref().filter(|_| self.old.is_some())
+    /// Its extents from `offset` on in the old tree, if it is there.
+    fn old_rows<'a>(&self, run: &Run<'a>, offset: u64) -> Option<Range<'a>> {
+        run.old.filter(|_| self.old.is_some()).map(|old| old.extents(self.ino, offset))
     }
 
     /// Its old extents from `offset` on, to be compared with the new ones.
     pub(super) fn old_extents<'a>(&self, run: &Run<'a>, offset: u64) -> Result<RowMerge<'a>> {
-        RowMerge::extents(self.old_tree(run), self.ino, offset)
+        RowMerge::new(self.old_rows(run, offset))
     }
 
     /// Where its content was cut in the old tree, from `offset` on.
     pub(super) fn old_cuts<'a>(&self, run: &Run<'a>, offset: u64) -> OldCuts<'a> {
-        OldCuts::new(self.old_tree(run), self.ino, offset)
+        OldCuts::new(self.old_rows(run, offset))
     }
 
     /// The extent at `offset` as an entry.
@@ -193,7 +193,7 @@ pub(super) fn merge_xattrs(
     if !was_known && attributes.xattrs.is_empty() {
         return Ok(());
     }
-    let mut rows = RowMerge::new(run.old.as_ref().filter(|_| was_known), ino, KeyKind::Xattr)?;
+    let mut rows = RowMerge::new(run.old.filter(|_| was_known).map(|old| old.rows(ino, KeyKind::Xattr)))?;
     for (name, value) in &attributes.xattrs {
         rows.put(Key::Xattr(ino, name).encode(), value.clone(), edits)?;
     }

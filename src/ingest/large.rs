@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 const BLOCK_CONTENT_BYTES: usize = 512 * 1024;
 /// A read for less is not worth its system call.
 const MIN_READ_BYTES: usize = 64 * 1024;
-/// So many bytes of chunks are read before another worker reads as well, if less than one in [`MOSTLY`] is not as it was before:
-/// where much is new, all workers have enough to do. At least as much is left for each of the two.
+/// So many bytes of chunks are read before another worker reads as well, if for each that is not as it was before there are at
+/// least [`MOSTLY`] that are: where much is new, all workers have enough to do. At least as much is left for each of the two.
 const READ_ALONE_BYTES: u64 = 8 * 1024 * 1024;
 const MOSTLY: u64 = 8;
 /// How far behind the middle a hole is looked for, at which another reader could begin.

@@ -65,17 +65,8 @@ pub(super) struct RowMerge<'a> {
 }
 
 impl<'a> RowMerge<'a> {
-    /// For an inode that the old tree has (`old` given) or has not.
-    pub(super) fn new(old: Option<&OldTree<'a>>, ino: u64, kind: KeyKind) -> Result<Self> {
-        Self::of(old.map(|old| old.rows(ino, kind)))
-    }
-
-    /// For the extents of a file from `offset` on.
-    pub(super) fn extents(old: Option<&OldTree<'a>>, ino: u64, offset: u64) -> Result<Self> {
-        Self::of(old.map(|old| old.extents(ino, offset)))
-    }
-
-    fn of(old: Option<Range<'a>>) -> Result<Self> {
+    /// With the old rows, if the old tree has the inode.
+    pub(super) fn new(old: Option<Range<'a>>) -> Result<Self> {
         let mut merge = Self { old, ahead: None };
         merge.advance()?;
         Ok(merge)
@@ -130,9 +121,9 @@ pub(super) struct OldCuts<'a> {
 }
 
 impl<'a> OldCuts<'a> {
-    /// Of an inode that the old tree has (`old` given) or has not, from `offset` on.
-    pub(super) fn new(old: Option<&OldTree<'a>>, ino: u64, offset: u64) -> Self {
-        Self { rows: old.map(|old| old.extents(ino, offset)), this: None }
+    /// Of the old extents, if the old tree has the inode.
+    pub(super) const fn new(rows: Option<Range<'a>>) -> Self {
+        Self { rows, this: None }
     }
 
     /// The old chunk that began at `offset`, which does not fall from call to call, and its length.

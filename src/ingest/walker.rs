@@ -463,8 +463,9 @@ impl<'w, 'a> Walker<'w, 'a> {
         if found.stat.kind == FileKind::Symlink {
             match found.parent.dir.read_link(found.name) {
                 Ok(target) => {
-                    let mut rows =
-                        RowMerge::new(self.run.old.as_ref().filter(|_| old.is_some()), ino, KeyKind::Target)?;
+                    let mut rows = RowMerge::new(
+                        self.run.old.filter(|_| old.is_some()).map(|tree| tree.rows(ino, KeyKind::Target)),
+                    )?;
                     rows.put(Key::Target(ino).encode(), target, &mut self.edits)?;
                     rows.finish(&mut self.edits)?;
                 }

@@ -34,29 +34,26 @@ pub(super) struct Written {
 
 /// A worker's way to the thread.
 #[derive(Clone)]
-pub(super) struct Behind {
-    ranges: Sender<Written>,
-    _worker: Arc<()>,
-}
+pub(super) struct Behind(Arc<Sender<Written>>);
 
 impl Behind {
     /// Hands a range over, if there is room.
     pub fn push(&self, range: Written) {
-        let _ = self.ranges.try_send(range);
+        let _ = self.0.try_send(range);
     }
 }
 
 /// The thread's end.
 pub(super) struct WriteOut {
     ranges: Receiver<Written>,
-    workers: Weak<()>,
+    workers: Weak<Sender<Written>>,
 }
 
 pub(super) fn channel() -> (Behind, WriteOut) {
-    let (ranges, waiting) = bounded(WAITING);
-    let worker = Arc::new(());
-    let write_out = WriteOut { ranges: waiting, workers: Arc::downgrade(&worker) };
-    (Behind { ranges, _worker: worker }, write_out)
+    let (sender, ranges) = bounded(WAITING);
+    let sender = Arc::new(sender);
+    let workers = Arc::downgrade(&sender);
+    (Behind(sender), WriteOut { ranges, workers })
 }
 
 /// Writes ranges out and lets them go, until all workers are gone.
@@ -98,9 +95,9 @@ mod tests {
         let thread = std::thread::spawn(move || write_out(&out));
         for start in (0..24 * RANGE).step_by(RANGE as usize) {
             file.write_all_at(&vec![1; RANGE as usize], start).unwrap();
-            behind.ranges.send(Written { file: Arc::clone(&file), start, end: start + RANGE }).unwrap();
+            behind.0.send(Written { file: Arc::clone(&file), start, end: start + RANGE }).unwrap();
         }
-        while !behind.ranges.is_empty() {
+        while !behind.0.is_empty() {
             std::thread::yield_now();
         }
         drop(behind);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 const OPEN_FILES: usize = 128;
 /// The disk begins to write a package whenever so much of it is there: what waits for its fsync waits less.
 const WRITE_BYTES: u64 = 8 << 20;
-/// What was begun so many times before is on the disk by now, and leaves the page cache. A backup does not push out what the
+/// What was begun so many times before is mostly on the disk by now, and leaves the page cache. A backup does not push out what the
 /// machine works with, and writes into memory that it has used before: a virtual machine gets fresh memory from its host, which
 /// takes up to ten times as long as to write there again.
 const WRITES_BEHIND: u64 = 2;
